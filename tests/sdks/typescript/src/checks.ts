@@ -1,6 +1,12 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import { Client, Workflow, WorkflowHandleWithFirstExecutionRunId, WorkflowUpdateFailedError } from '@temporalio/client';
+import {
+  Client,
+  Workflow,
+  WorkflowHandleWithFirstExecutionRunId,
+  WorkflowStartOptions,
+  WorkflowUpdateFailedError,
+} from '@temporalio/client';
 import { ATTEMPTS_UNTIL_SUCCESS, RUNS_UNTIL_DONE, TIMER_DURATION_MS } from './constants';
 import * as workflows from './workflows';
 
@@ -28,7 +34,7 @@ export class Suite {
     ...args: Parameters<T>
   ): Promise<WorkflowHandleWithFirstExecutionRunId<T>> {
     const options = { args, taskQueue: this.taskQueue, workflowId: `typescript-smoke-${randomUUID()}` };
-    return await this.client.workflow.start<Workflow>(workflow, options) as WorkflowHandleWithFirstExecutionRunId<T>;
+    return await this.client.workflow.start(workflow, options as unknown as WorkflowStartOptions<T>);
   }
 
   private async statusOf(workflowId: string, runId?: string): Promise<string> {
