@@ -1,0 +1,1 @@
+"""Composition: settings, command line, and the processes that the engine and the gateway run in."""
