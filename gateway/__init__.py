@@ -1,0 +1,1 @@
+"""The gRPC gateway: translates Temporal's public API to records and replies back."""

@@ -1,0 +1,1 @@
+"""Avro schemas of every record and table row, one file each."""

@@ -1,0 +1,1 @@
+"""The dataflow: processors, the workflow state machine, the runtime under them and the stores."""

@@ -1,0 +1,410 @@
+"""The bodies of internal records, by topic. Each has an Avro schema of the same name in `schemas/avro/internal/`.
+
+API messages travel inside as the bytes that the client sent, so that nothing of a request is lost on the way.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+WORKFLOW_TASK = "workflow"
+ACTIVITY_TASK = "activity"
+QUERY_TASK = "query"
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """A key and its text."""
+
+    key: str
+    value: str
+
+
+class NumberPair(msgspec.Struct, frozen=True):
+    """A key and its number."""
+
+    key: str
+    value: int
+
+
+# --- commands: keyed namespace/workflow_id, folded by the history processor ---
+
+
+class Call(msgspec.Struct, frozen=True):
+    """An API call about one workflow, appended by a gateway after validating what needs no state.
+
+    `run_id` is empty for "the current run". `new_run_id` is the id for a run the call may open. `deadline_ms` is
+    when the caller stops waiting. `wait` and `after_event_id` are for reading histories: "new_event" answers once
+    an event above `after_event_id` exists or the run is closed, "close" once it is closed, "" at once.
+    """
+
+    method: str
+    namespace: str
+    workflow_id: str
+    run_id: str
+    request: bytes
+    new_run_id: str = ""
+    deadline_ms: int = 0
+    wait: str = ""
+    after_event_id: int = 0
+
+
+class Poll(msgspec.Struct, frozen=True):
+    """A worker's long poll, waiting in matching. The correlation says whom to answer and is its identity."""
+
+    gateway: str
+    epoch: int
+    id: int
+    deadline_ms: int
+    identity: str
+    request: bytes
+    queue: str
+
+
+class StartTask(msgspec.Struct, frozen=True):
+    """Matching paired a task with a poll: record it as started and send it to the poll's gateway.
+
+    `task_kind` is "workflow", "activity" or "query"; `scheduled_event_id`, `attempt` and `stamp` name the task,
+    `query_id` a query task. Not past `poll.deadline_ms`.
+    """
+
+    namespace: str
+    workflow_id: str
+    run_id: str
+    task_kind: str
+    scheduled_event_id: int
+    attempt: int
+    stamp: int
+    query_id: str
+    poll: Poll
+
+
+class TaskUndelivered(msgspec.Struct, frozen=True):
+    """A gateway got a started task for a poll that was gone: undo the dispatch."""
+
+    namespace: str
+    workflow_id: str
+    run_id: str
+    task_kind: str
+    scheduled_event_id: int
+    attempt: int
+    stamp: int
+    query_id: str
+    poll_id: int
+
+
+class StickyUnavailable(msgspec.Struct, frozen=True):
+    """Matching has no poller on a run's sticky queue: the task belongs on the normal queue."""
+
+    namespace: str
+    workflow_id: str
+    run_id: str
+    task_kind: str
+    scheduled_event_id: int
+    attempt: int
+    stamp: int
+    query_id: str
+
+
+class FireTimer(msgspec.Struct, frozen=True):
+    """The armed deadline of a run is due; stale unless `version` is the one armed."""
+
+    run_id: str
+    version: int
+
+
+class StartChild(msgspec.Struct, frozen=True):
+    """A parent's initiated child: `attributes` are its StartChildWorkflowExecutionInitiatedEventAttributes.
+
+    `start` is the prepared WorkflowExecutionStartedEventAttributes of the child's first event; `reuse_policy` the
+    WorkflowIdReusePolicy number.
+    """
+
+    namespace: str
+    workflow_id: str
+    new_run_id: str
+    parent_namespace: str
+    parent_workflow_id: str
+    parent_run_id: str
+    initiated_event_id: int
+    reuse_policy: int
+    attributes: bytes
+    start: bytes
+
+
+class ChildStarted(msgspec.Struct, frozen=True):
+    """The child's partition tells the parent that the child runs."""
+
+    run_id: str
+    initiated_event_id: int
+    child_namespace: str
+    child_workflow_id: str
+    child_run_id: str
+
+
+class ChildStartFailed(msgspec.Struct, frozen=True):
+    """The child could not be started; `cause` is the StartChildWorkflowExecutionFailedCause number."""
+
+    run_id: str
+    initiated_event_id: int
+    cause: int
+
+
+class ChildClosed(msgspec.Struct, frozen=True):
+    """A child closed for good (no further run follows): `event` is its encoded close event."""
+
+    run_id: str
+    initiated_event_id: int
+    child_namespace: str
+    child_workflow_id: str
+    child_run_id: str
+    event: bytes
+
+
+class ParentClosed(msgspec.Struct, frozen=True):
+    """A parent closed: `policy` is the ParentClosePolicy number to apply to this child."""
+
+    namespace: str
+    workflow_id: str
+    run_id: str
+    policy: int
+    parent_workflow_id: str
+    parent_run_id: str
+
+
+class SignalExternal(msgspec.Struct, frozen=True):
+    """A workflow signals another: `attributes` are its SignalExternalWorkflowExecutionInitiatedEventAttributes."""
+
+    namespace: str
+    workflow_id: str
+    run_id: str
+    from_namespace: str
+    from_workflow_id: str
+    from_run_id: str
+    initiated_event_id: int
+    request_id: str
+    attributes: bytes
+
+
+class CancelExternal(msgspec.Struct, frozen=True):
+    """A workflow asks another to cancel.
+
+    `attributes` are its RequestCancelExternalWorkflowExecutionInitiatedEventAttributes.
+    """
+
+    namespace: str
+    workflow_id: str
+    run_id: str
+    from_namespace: str
+    from_workflow_id: str
+    from_run_id: str
+    initiated_event_id: int
+    request_id: str
+    attributes: bytes
+
+
+class ExternalAnswered(msgspec.Struct, frozen=True):
+    """The answer to SignalExternal or CancelExternal (`kind` "signal" or "cancel").
+
+    `cause` is the API's failed-cause number, 0 when it took effect.
+    """
+
+    kind: str
+    run_id: str
+    initiated_event_id: int
+    cause: int
+
+
+class NamespaceConfig(msgspec.Struct, frozen=True):
+    """A namespace as every processor and gateway knows it; broadcast whenever it changes.
+
+    `attributes` pairs custom search attribute names with their IndexedValueType numbers. `state` is the API's
+    NamespaceState number. `data` pairs the user's keys and values.
+    """
+
+    name: str
+    id: str
+    state: int
+    retention_ms: int
+    description: str = ""
+    owner_email: str = ""
+    data: tuple[Pair, ...] = ()
+    attributes: tuple[NumberPair, ...] = ()
+    created_ms: int = 0
+
+
+class NamespaceCall(msgspec.Struct, frozen=True):
+    """A change to namespaces or their search attributes, keyed registry/namespaces.
+
+    `method` is the API method; `request` its bytes; `new_id` the id of a namespace it may create.
+    """
+
+    method: str
+    namespace: str
+    request: bytes
+    new_id: str
+
+
+class NamespaceChanged(msgspec.Struct, frozen=True):
+    """Broadcast to every partition of `commands`, and to `registry`: what a namespace is from here on."""
+
+    config: NamespaceConfig
+
+
+class NamespaceRemoved(msgspec.Struct, frozen=True):
+    """Broadcast to every partition of `commands`, and to `registry`: the namespace is gone with all it holds."""
+
+    name: str
+    id: str
+
+
+class LimitsChanged(msgspec.Struct, frozen=True):
+    """Broadcast to every partition of `commands`: the limits in force, as pairs of dynamic config key and value."""
+
+    values: tuple[NumberPair, ...]
+
+
+# --- tasks: keyed namespace/queue/kind/n, folded by the matching processor ---
+
+
+class AddTask(msgspec.Struct, frozen=True):
+    """A task for a queue. `at_head` puts it back where it was taken from; `expires_ms` is 0 for never.
+
+    `sticky` queues without a recent poller hand the task back at once.
+    """
+
+    namespace: str
+    queue: str
+    task_kind: str
+    workflow_id: str
+    run_id: str
+    scheduled_event_id: int
+    attempt: int
+    stamp: int
+    query_id: str = ""
+    sticky: bool = False
+    at_head: bool = False
+    expires_ms: int = 0
+    priority: int = 0
+    scheduled_ms: int = 0
+
+
+class PollTask(msgspec.Struct, frozen=True):
+    """A worker polls: `request` is its PollWorkflowTaskQueueRequest or PollActivityTaskQueueRequest."""
+
+    namespace: str
+    queue: str
+    task_kind: str
+    identity: str
+    deadline_ms: int
+    request: bytes
+    sticky: bool = False
+
+
+class CancelPoll(msgspec.Struct, frozen=True):
+    """The client of a waiting poll went away."""
+
+    gateway: str
+    epoch: int
+    id: int
+
+
+class PollReturned(msgspec.Struct, frozen=True):
+    """History did not start the task that this poll was matched with: the poll waits on."""
+
+    namespace: str
+    task_kind: str
+    poll: Poll
+
+
+class GatewayLease(msgspec.Struct, frozen=True):
+    """A gateway lives: polls of its earlier epochs are over. `expires_ms` 0 means until the next epoch."""
+
+    gateway: str
+    epoch: int
+    expires_ms: int
+
+
+class QueueCall(msgspec.Struct, frozen=True):
+    """An API call about one queue: DescribeTaskQueue, or ShutdownWorker for a sticky queue."""
+
+    method: str
+    namespace: str
+    queue: str
+    task_kind: str
+    request: bytes
+
+
+# --- timers: keyed namespace/workflow_id, folded by the timer processor ---
+
+
+class SetTimer(msgspec.Struct, frozen=True):
+    """Arm the deadline of a run, in place of what was armed; `due_ms` 0 disarms it."""
+
+    namespace: str
+    workflow_id: str
+    run_id: str
+    due_ms: int
+    version: int
+
+
+# --- history and visibility: keyed namespace/workflow_id ---
+
+
+class HistoryBatch(msgspec.Struct, frozen=True):
+    """Events of one run that became part of its history together; ids are contiguous from `first_event_id`."""
+
+    namespace: str
+    workflow_id: str
+    run_id: str
+    first_event_id: int
+    last_event_id: int
+    time_ms: int
+    events: tuple[bytes, ...]
+
+
+class RunDeleted(msgspec.Struct, frozen=True):
+    """A run and its history are gone, by retention or by a client."""
+
+    namespace: str
+    workflow_id: str
+    run_id: str
+
+
+class RunVisible(msgspec.Struct, frozen=True):
+    """What lists show of a run; the highest `version` of a run stands. Times are ns since 1970, 0 for not yet."""
+
+    namespace: str
+    workflow_id: str
+    run_id: str
+    version: int
+    workflow_type: str
+    task_queue: str
+    status: int
+    start_time_ns: int
+    execution_time_ns: int
+    close_time_ns: int
+    history_length: int
+    history_size_bytes: int
+    state_transition_count: int
+    parent_workflow_id: str
+    parent_run_id: str
+    root_workflow_id: str
+    root_run_id: str
+    memo: bytes
+    search_attributes: bytes
+
+
+class HistoryState(msgspec.Struct, frozen=True):
+    """The reply to a Call that reads a history: what the owner knows of the run.
+
+    `last_event_id` is the newest event in the history (not counting what is buffered or transient); `closed`
+    tells whether it is the close event. `transient` holds encoded events of a workflow task that is not in the
+    history yet, shown to a worker that reads it.
+    """
+
+    run_id: str
+    last_event_id: int
+    closed: bool
+    workflow_type: str = ""
+    new_run_id: str = ""
+    transient: tuple[bytes, ...] = ()

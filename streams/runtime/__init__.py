@@ -1,0 +1,1 @@
+"""The fold and everything it stands on: records, tables, due times, checkpoints and the logs."""
