@@ -1,0 +1,1 @@
+"""Scenarios run against the real server and ours, and what the real server answered."""

@@ -1,0 +1,133 @@
+"""Record golden files from the real server, or compare a server with them.
+
+python -m tests.oracle list
+python -m tests.oracle record  [-k TEXT] [--times N]      the real server, built on first use
+python -m tests.oracle compare [-k TEXT]                  our server, started for it
+python -m tests.oracle compare --address HOST:PORT [--tight-address HOST:PORT]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from .compare import difference
+from .registry import Scenario, all_scenarios
+from .runner import Outcome, run_all
+from .servers import connected, started
+
+
+async def record(arguments: argparse.Namespace, scenarios: Sequence[Scenario]) -> int:
+    """Run everything `--times` times on fresh real servers; write only what came out the same each time."""
+    runs: list[dict[str, Outcome]] = []
+    for number in range(arguments.times):
+        with tempfile.TemporaryDirectory() as directory:
+            async with (
+                started("temporal", arguments.port, Path(directory)) as addresses,
+                connected(addresses) as targets,
+            ):
+                print(f"run {number + 1} of {arguments.times}")
+                runs.append(await run_all(scenarios, targets, at_once=arguments.at_once, on_done=_progress))
+    bad = 0
+    for scenario in scenarios:
+        outcomes = [run[scenario.id] for run in runs]
+        failures = [outcome.failure for outcome in outcomes if outcome.failure]
+        if failures:
+            bad += 1
+            print(f"\nFAILED {scenario.id}\n{failures[0]}")
+        elif any(outcome.text != outcomes[0].text for outcome in outcomes):
+            bad += 1
+            other = next(outcome for outcome in outcomes if outcome.text != outcomes[0].text)
+            print(f"\nUNSTABLE {scenario.id}\n{difference(outcomes[0].text, other.text)}")
+        else:
+            scenario.golden.parent.mkdir(parents=True, exist_ok=True)
+            if scenario.golden.exists() and scenario.golden.read_text() != outcomes[0].text:
+                print(f"\nCHANGED {scenario.id}\n{difference(scenario.golden.read_text(), outcomes[0].text)}")
+            scenario.golden.write_text(outcomes[0].text)
+    print(f"\n{len(scenarios) - bad} recorded, {bad} not")
+    return 1 if bad else 0
+
+
+async def compare(arguments: argparse.Namespace, scenarios: Sequence[Scenario]) -> int:
+    """Run scenarios and print how each differs from its golden file."""
+    if not arguments.address:
+        with tempfile.TemporaryDirectory() as directory:
+            async with started(arguments.server, arguments.port, Path(directory)) as addresses:
+                return await _compare_at(addresses, scenarios, arguments)
+    addresses = {"default": arguments.address}
+    if arguments.tight_address:
+        addresses["tight"] = arguments.tight_address
+    runnable = [scenario for scenario in scenarios if scenario.server in addresses]
+    if len(runnable) < len(scenarios):
+        print(f"{len(scenarios) - len(runnable)} scenarios left out: they need --tight-address")
+    return await _compare_at(addresses, runnable, arguments)
+
+
+async def _compare_at(
+    addresses: dict[str, str], scenarios: Sequence[Scenario], arguments: argparse.Namespace
+) -> int:
+    async with connected(addresses) as targets:
+        outcomes = await run_all(scenarios, targets, at_once=arguments.at_once, on_done=_progress)
+    verdicts: dict[str, list[str]] = {"same": [], "different": [], "failed": []}
+    for outcome in outcomes.values():
+        golden = outcome.scenario.golden.read_text()
+        if outcome.failure is None and outcome.text == golden:
+            verdicts["same"].append(outcome.scenario.id)
+            continue
+        verdicts["failed" if outcome.failure else "different"].append(outcome.scenario.id)
+        print(f"\n--- {outcome.scenario.id} (- real server, + this one)")
+        if outcome.failure:
+            print(outcome.failure)
+        if not arguments.quiet:
+            print(difference(golden, outcome.text))
+    for verdict in ("failed", "different"):
+        if verdicts[verdict]:
+            print(f"\n{verdict}: " + " ".join(verdicts[verdict]))
+    print(
+        "\n"
+        + ", ".join(f"{len(ids)} {verdict}" for verdict, ids in verdicts.items())
+        + f" of {len(scenarios)}"
+    )
+    return 0 if len(verdicts["same"]) == len(scenarios) else 1
+
+
+def _progress(outcome: Outcome) -> None:
+    if outcome.elapsed_s > 20 or outcome.failure:
+        print(
+            f"  {outcome.scenario.id}: {'no recording' if outcome.failure else 'slow'}, {outcome.elapsed_s:.1f} s"
+        )
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=["list", "record", "compare"])
+    parser.add_argument(
+        "-k", default="", metavar="TEXT", help="only scenarios whose id has one of these, comma-separated"
+    )
+    parser.add_argument("--address", help="compare a server that runs already")
+    parser.add_argument("--tight-address", help="the same server with the limits of `servers.py`")
+    parser.add_argument(
+        "--server", default="odradek", choices=["odradek", "temporal"], help="what compare starts"
+    )
+    parser.add_argument("--port", type=int, default=17010, help="first of two ports for servers started here")
+    parser.add_argument("--times", type=int, default=2, help="recordings that must agree")
+    parser.add_argument("--at-once", type=int, default=24)
+    parser.add_argument("-q", "--quiet", action="store_true", help="no diffs, only which scenarios differ")
+    arguments = parser.parse_args()
+    wanted = arguments.k.split(",")
+    scenarios = [scenario for scenario in all_scenarios() if any(text in scenario.id for text in wanted)]
+    if arguments.action == "list":
+        print("\n".join(scenario.id for scenario in scenarios))
+        return 0
+    return asyncio.run({"record": record, "compare": compare}[arguments.action](arguments, scenarios))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One module a group; a group in several modules has them named `group__part`."""
