@@ -1,0 +1,1 @@
+"""A sample order, worked on the official Python SDK; run it with ``make demo``."""
