@@ -1,0 +1,112 @@
+"""What a process tree and the machine used, read from /proc."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
+
+
+@dataclass(frozen=True)
+class Usage:
+    """A moment's reading: CPU seconds since the start of each, resident memory now."""
+
+    at_s: float
+    tree_cpu_s: float
+    tree_rss_mib: float
+    machine_cpu_s: float
+
+
+def usage(pid: int) -> Usage:
+    """Read the tree under `pid`: user and system time of the living and of the children already reaped.
+
+    Raises ProcessLookupError when `pid` is gone.
+    """
+    stats = _all_stats()
+    if pid not in stats:
+        raise ProcessLookupError(pid)
+    ticks = pages = 0
+    for member in _tree(pid, stats):
+        fields = stats[member]
+        ticks += sum(int(fields[n]) for n in (11, 12, 13, 14))  # utime, stime, cutime, cstime
+        pages += int(fields[21])  # rss
+    return Usage(time.monotonic(), ticks / TICKS_PER_S, pages * PAGE_BYTES / 2**20, _machine_cpu_s())
+
+
+def _all_stats() -> dict[int, list[str]]:
+    """The fields after the command name of each /proc/<pid>/stat; index 0 is the state, 1 the parent."""
+    stats = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                text = Path("/proc", name, "stat").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            stats[int(name)] = text.rpartition(")")[2].split()
+    return stats
+
+
+def _tree(root: int, stats: dict[int, list[str]]) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for pid, fields in stats.items():
+        children.setdefault(int(fields[1]), []).append(pid)
+    members = [root]
+    for member in members:
+        members += children.get(member, [])
+    return members
+
+
+def _machine_cpu_s() -> float:
+    """CPU time of everything on the machine, idle and waiting for the disk left out."""
+    with open("/proc/stat") as file:
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, file.readline().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / TICKS_PER_S
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that holds `path`, such as ext4."""
+    best, kind = "", "unknown"
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            before, _, after = line.partition(" - ")
+            mount_point = before.split()[4]
+            if path.resolve().is_relative_to(mount_point) and len(mount_point) >= len(best):
+                best, kind = mount_point, after.split()[0]
+    return kind
+
+
+def machine(data: Path) -> dict[str, object]:
+    """What a figure depends on, for the result files."""
+    model = "unknown"
+    with open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "memory_mib": os.sysconf("SC_PHYS_PAGES") * PAGE_BYTES // 2**20,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "file_system": file_system(data),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or "unknown"
