@@ -1,0 +1,1 @@
+"""History and visibility stores: interfaces, and their implementations on SQLite."""
