@@ -90,11 +90,14 @@ def _is_full(sizes: Sizes, compression: str) -> bool:
 async def _measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     sizes = _sizes(options)
     load.build()
+    WORK.mkdir(parents=True, exist_ok=True)
+    # Described before RESULTS.md is rendered, which would make the working tree differ from its commit.
+    machine = proc.machine(WORK)
     results = {}
     for name in options.scenario or SCENARIOS:
         scenario = SCENARIOS[name]
         servers = _servers(scenario, options.only)
-        result = await _scenario(scenario, servers, sizes, options)
+        result = {"machine": machine, **await _scenario(scenario, servers, sizes, options)}
         results[name] = result
         complete = servers == _servers(scenario, None) and _is_full(sizes, options.compression)
         _keep(result, RESULTS if complete else WORK / "partial")
@@ -122,7 +125,6 @@ async def _scenario(
     return {
         "scenario": scenario.name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": proc.machine(WORK),
         "sizes": dataclasses.asdict(sizes),
         "compression": options.compression,
         "runs": runs,

@@ -26,9 +26,9 @@ class Requirement:
 class Scenario:
     """One row group of the table.
 
-    `shown` are the measures reported without a bound. `stretch` multiplies warm-up and window, where operations
-    take so long that a window would hold too few. `peer` is false where the real server is measured only when
-    asked for by --only.
+    `shown` are the measures reported without a bound. `stretch` multiplies warm-up and window, where
+    operations take so long that a window would hold too few. `peer` is false where the real server is
+    measured only when asked for by --only.
     """
 
     name: str
