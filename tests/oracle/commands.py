@@ -54,6 +54,11 @@ def command(kind: str, user_metadata: Any = None, **attributes: Any) -> Command:
 _FIELD = {"MODIFY_WORKFLOW_PROPERTIES": "modify_workflow_properties"}
 
 
+def bare(kind: str) -> Command:
+    """A command of a type without its attributes."""
+    return Command(command_type=CommandType.Value(f"COMMAND_TYPE_{kind}"))
+
+
 def activity(activity_id: str = "a1", *, queue: str, timeout_s: float | None = 10, **more: Any) -> Command:
     """Schedule an activity of type "Activity"; start-to-close `timeout_s` unless None."""
     more.setdefault("activity_type", {"name": "Activity"})

@@ -7,6 +7,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -257,6 +258,30 @@ class World:
         return await self.call(
             "RequestCancelWorkflowExecution", workflow_execution=self.ex(workflow, run_id), **fields
         )
+
+    # --- sticky queues
+
+    def sticky_queue(self) -> dict[str, Any]:
+        """The TaskQueue of the scenario's sticky queue, whose normal queue is "tq"."""
+        return {"name": self.id("sticky"), "kind": 2, "normal_name": self.id("tq")}
+
+    def sticky(self, timeout_s: float = 20) -> dict[str, Any]:
+        """Sticky attributes for completing a workflow task."""
+        return {
+            "worker_task_queue": self.sticky_queue(),
+            "schedule_to_start_timeout": timedelta(seconds=timeout_s),
+        }
+
+    async def sticky_poll(self) -> asyncio.Task[Any]:
+        """Start waiting on the sticky queue: without a poller the real server does not send tasks there."""
+        queue = self.sticky_queue()
+        poll = asyncio.create_task(self.call("PollWorkflowTaskQueue", task_queue=queue, limit_s=POLL_LIMIT_S))
+        await self.until(
+            lambda: self.call("DescribeTaskQueue", task_queue=queue, task_queue_type=1),
+            lambda answer: answer.pollers,
+            "the sticky poller",
+        )
+        return poll
 
     # --- the official SDK
 
