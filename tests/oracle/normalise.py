@@ -52,6 +52,9 @@ REPLACED: dict[str, str] = {
     "approximate_backlog_age": "<duration>",
 }
 
+# Lists in the order of a hash map: sorted, so that only what is in them counts.
+UNORDERED = frozenset({"pending_activities", "pending_children"})
+
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _UUID_TOKEN = re.compile(r"<uuid>([0-9a-f-]{36})")
 _NAMESPACE = re.compile(r"\b(oracle(-attributes)?)-[0-9a-f]{8}\b")
@@ -137,7 +140,8 @@ class Normaliser:
             of = entry.fields_by_name["value"]
             return self._sorted({str(self.plain(key)): self._one(of, item) for key, item in value.items()})
         if field.is_repeated:
-            return [self._one(field, item) for item in value]
+            items = [self._one(field, item) for item in value]
+            return sorted(items, key=_without_ids) if field.name in UNORDERED else items
         return self._one(field, value)
 
     def _one(self, field: FieldDescriptor, value: Any) -> Plain:
@@ -151,7 +155,7 @@ class Normaliser:
         random = {k for k in mapping if _UUID_TOKEN.search(k)}
         return dict(
             sorted(
-                mapping.items(), key=lambda kv: (json.dumps(kv[1]), "") if kv[0] in random else ("", kv[0])
+                mapping.items(), key=lambda kv: (_without_ids(kv[1]), "") if kv[0] in random else ("", kv[0])
             )
         )
 
@@ -184,6 +188,10 @@ def unpack(value: any_pb2.Any) -> Message | None:
     except (KeyError, DecodeError):
         return None
     return inner
+
+
+def _without_ids(value: Plain) -> str:
+    return _UUID.sub("", json.dumps(value))
 
 
 def _duration(message: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -57,6 +58,7 @@ async def run_all(
     on_done: Callable[[Outcome], None] = lambda _: None,
 ) -> dict[str, Outcome]:
     """Run scenarios, `at_once` at a time. Returns the outcomes by scenario id; a failing script is an outcome."""
+    logging.getLogger("temporalio").setLevel(logging.CRITICAL)  # failing on purpose is what many scripts do
     places = asyncio.Semaphore(at_once)
 
     async def run(scenario: Scenario) -> Outcome:
