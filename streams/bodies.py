@@ -108,6 +108,8 @@ class StickyUnavailable(msgspec.Struct, frozen=True):
 class FireTimer(msgspec.Struct, frozen=True):
     """The armed deadline of a run is due; stale unless `version` is the one armed."""
 
+    namespace: str
+    workflow_id: str
     run_id: str
     version: int
 
@@ -134,6 +136,8 @@ class StartChild(msgspec.Struct, frozen=True):
 class ChildStarted(msgspec.Struct, frozen=True):
     """The child's partition tells the parent that the child runs."""
 
+    namespace: str
+    workflow_id: str
     run_id: str
     initiated_event_id: int
     child_namespace: str
@@ -144,6 +148,8 @@ class ChildStarted(msgspec.Struct, frozen=True):
 class ChildStartFailed(msgspec.Struct, frozen=True):
     """The child could not be started; `cause` is the StartChildWorkflowExecutionFailedCause number."""
 
+    namespace: str
+    workflow_id: str
     run_id: str
     initiated_event_id: int
     cause: int
@@ -152,6 +158,8 @@ class ChildStartFailed(msgspec.Struct, frozen=True):
 class ChildClosed(msgspec.Struct, frozen=True):
     """A child closed for good (no further run follows): `event` is its encoded close event."""
 
+    namespace: str
+    workflow_id: str
     run_id: str
     initiated_event_id: int
     child_namespace: str
@@ -208,6 +216,8 @@ class ExternalAnswered(msgspec.Struct, frozen=True):
     `cause` is the API's failed-cause number, 0 when it took effect.
     """
 
+    namespace: str
+    workflow_id: str
     kind: str
     run_id: str
     initiated_event_id: int

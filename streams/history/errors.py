@@ -1,0 +1,102 @@
+"""Answers that refuse a call. Raised by deciders; the step is undone and the caller told.
+
+Codes are gRPC's; details are the API's own messages of `temporal.api.errordetails.v1`.
+"""
+
+from __future__ import annotations
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+from temporalio.api.common.v1 import GrpcStatus
+from temporalio.api.enums.v1 import WorkflowTaskFailedCause
+from temporalio.api.errordetails.v1 import (
+    NotFoundFailure,
+    WorkflowExecutionAlreadyStartedFailure,
+    WorkflowNotReadyFailure,
+)
+
+INVALID_ARGUMENT = 3
+NOT_FOUND = 5
+ALREADY_EXISTS = 6
+RESOURCE_EXHAUSTED = 8
+FAILED_PRECONDITION = 9
+ABORTED = 10
+UNIMPLEMENTED = 12
+UNAVAILABLE = 14
+
+COMPLETED = "workflow execution already completed"
+
+
+class Rejected(Exception):
+    """A call that changes nothing and is answered with an error."""
+
+    def __init__(self, code: int, message: str, detail: Message | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.detail = detail
+
+    def status_bytes(self) -> bytes:
+        """The encoded google.rpc.Status with the detail, for `grpc-status-details-bin`."""
+        return encode_status(self.code, self.message, self.detail)
+
+
+class BadCommand(Exception):
+    """A command that cannot be carried out: the task fails with `cause`, and nothing of it happens.
+
+    `terminate` ends the workflow as well (a history that cannot grow further).
+    """
+
+    def __init__(self, cause: WorkflowTaskFailedCause.ValueType, message: str, *, terminate: bool = False) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.message = message
+        self.terminate = terminate
+
+    @property
+    def text(self) -> str:
+        """The cause by name and the message, as the real server words it."""
+        name = WorkflowTaskFailedCause.Name(self.cause).removeprefix("WORKFLOW_TASK_FAILED_CAUSE_")
+        camel = "".join(part.capitalize() for part in name.split("_"))
+        return f"{camel}: {self.message}"
+
+
+def encode_status(code: int, message: str, detail: Message | None) -> bytes:
+    """An encoded google.rpc.Status (the API's GrpcStatus has the same fields)."""
+    status = GrpcStatus(code=code, message=message)
+    if detail is not None:
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status.SerializeToString(deterministic=True)
+
+
+def invalid(message: str) -> Rejected:
+    """INVALID_ARGUMENT."""
+    return Rejected(INVALID_ARGUMENT, message)
+
+
+def not_found(message: str = "workflow not found for ID") -> Rejected:
+    """NOT_FOUND, with the API's NotFoundFailure."""
+    return Rejected(NOT_FOUND, message, NotFoundFailure())
+
+
+def workflow_missing(workflow_id: str) -> Rejected:
+    """NOT_FOUND for a workflow id that has no run (or not the run asked for)."""
+    return not_found(f"workflow not found for ID: {workflow_id}")
+
+
+def completed() -> Rejected:
+    """NOT_FOUND for a call that only an open run can take."""
+    return not_found(COMPLETED)
+
+
+def already_started(message: str, request_id: str, run_id: str) -> Rejected:
+    """ALREADY_EXISTS, with the run that exists."""
+    detail = WorkflowExecutionAlreadyStartedFailure(start_request_id=request_id, run_id=run_id)
+    return Rejected(ALREADY_EXISTS, message, detail)
+
+
+def not_ready(message: str) -> Rejected:
+    """FAILED_PRECONDITION with WorkflowNotReadyFailure."""
+    return Rejected(FAILED_PRECONDITION, message, WorkflowNotReadyFailure())

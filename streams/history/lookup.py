@@ -1,0 +1,33 @@
+"""Finding the run that a call is about."""
+
+from __future__ import annotations
+
+from streams.history import errors
+from streams.history.run import Run
+from streams.history.step import Step
+
+
+def find_run(step: Step, run_id: str) -> Run:
+    """The run named, or the current one when `run_id` is empty. Raises Rejected (NOT_FOUND)."""
+    if not run_id:
+        current = step.current
+        if current is None:
+            raise errors.workflow_missing(step.workflow_id)
+        run_id = current.run_id
+    run = step.run(run_id)
+    if not run.exists:
+        raise errors.workflow_missing(step.workflow_id)
+    return run
+
+
+def find_open_run(step: Step, run_id: str, first_run_id: str = "") -> Run:
+    """Like `find_run`, for calls that only an open run can take.
+
+    `first_run_id`, when given, must be the first run of the chain. Raises Rejected (NOT_FOUND).
+    """
+    run = find_run(step, run_id)
+    if first_run_id and run.core.first_run_id != first_run_id:
+        raise errors.workflow_missing(step.workflow_id)
+    if not run.is_open:
+        raise errors.completed()
+    return run

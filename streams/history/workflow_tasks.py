@@ -1,0 +1,400 @@
+"""The life of a workflow task: scheduled, started, completed, failed, timed out; sticky, transient, speculative.
+
+Behaviour: the real server's workflow task state machine (service/history/workflow, release 1.29.1).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from temporalio.api.enums.v1 import EventType, TaskQueueKind, TimeoutType, WorkflowTaskFailedCause
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.history.v1 import (
+    HistoryEvent,
+    WorkflowTaskCompletedEventAttributes,
+    WorkflowTaskFailedEventAttributes,
+    WorkflowTaskScheduledEventAttributes,
+    WorkflowTaskStartedEventAttributes,
+    WorkflowTaskTimedOutEventAttributes,
+)
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
+
+from streams import bodies
+from streams.history import facts, state
+from streams.history.evolve import applies, applies_fact, emits_fact
+from streams.history.run import Run
+from streams.history.state import NORMAL, SPECULATIVE, TRANSIENT, WORKFLOW_TASK, WorkflowTask
+from streams.history.values import to_duration, to_timestamp
+from streams.topology import TASKS, queue_key
+
+BACKOFF_FROM_ATTEMPT = 3
+"""Attempts above this get a longer start-to-close timeout each, which is the backoff of a failing task."""
+
+BACKOFF_INITIAL_MS = 5_000
+
+EVENT = EventType
+
+
+def task_queue_message(queue: str, sticky: bool, normal: str) -> TaskQueue:
+    """A task queue as events and responses show it."""
+    if sticky:
+        return TaskQueue(name=queue, kind=TaskQueueKind.TASK_QUEUE_KIND_STICKY, normal_name=normal)
+    return TaskQueue(name=queue, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL)
+
+
+def timeout_of_attempt_ms(run: Run, attempt: int) -> int:
+    """Start-to-close of an attempt: the run's own, plus the backoff of a task that keeps failing."""
+    base = run.core.task_timeout_ms
+    if attempt <= BACKOFF_FROM_ATTEMPT:
+        return base
+    doublings = min(attempt - BACKOFF_FROM_ATTEMPT - 1, 40)
+    return base + min(BACKOFF_INITIAL_MS << doublings, run.step.limits.workflow_task_retry_max_interval_ms)
+
+
+# --- scheduling ---
+
+
+def schedule(
+    run: Run, *, dispatch: bool = True, original_scheduled_ms: int = 0, speculative: bool = False
+) -> WorkflowTask:
+    """Have a workflow task for the run: the one pending, or a new one.
+
+    `dispatch` False leaves the task out of its queue, for a caller that starts it in the same step.
+    """
+    pending = run.task
+    if pending is not None:
+        return pending
+    kind = SPECULATIVE if speculative else NORMAL
+    if run.has_buffered:
+        run.flush()
+        if run.core.task_attempt != 1:
+            run.change_core(task_attempt=1)
+        kind = NORMAL
+    core = run.core
+    if core.task_attempt > 1:
+        kind = TRANSIENT
+    sticky = bool(core.sticky_queue)
+    task = WorkflowTask(
+        kind=kind,
+        scheduled_event_id=core.next_event_id,
+        attempt=core.task_attempt,
+        stamp=core.task_stamp + 1,
+        queue=core.sticky_queue or core.task_queue,
+        sticky=sticky,
+        scheduled_ms=run.step.now_ms,
+        original_scheduled_ms=original_scheduled_ms or run.step.now_ms,
+        timeout_ms=timeout_of_attempt_ms(run, core.task_attempt),
+        sticky_due_ms=run.step.now_ms + core.sticky_timeout_ms if sticky and core.sticky_timeout_ms else 0,
+    )
+    if kind == NORMAL:
+        _record_scheduled(run, task)
+    run.note(facts.TaskScheduled(task, dispatch))
+    return task
+
+
+def _record_scheduled(run: Run, task: WorkflowTask, attempt: int = 0) -> HistoryEvent:
+    return run.record(
+        EVENT.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
+        WorkflowTaskScheduledEventAttributes(
+            task_queue=task_queue_message(task.queue, task.sticky, run.core.task_queue),
+            start_to_close_timeout=to_duration(task.timeout_ms),
+            attempt=attempt or task.attempt,
+        ),
+    )
+
+
+@applies_fact(facts.TaskScheduled)
+def _task_scheduled(run: Run, fact: facts.TaskScheduled) -> None:
+    run.put(WORKFLOW_TASK, "", fact.task)
+    run.set_core(task_stamp=fact.task.stamp)
+
+
+@emits_fact(facts.TaskScheduled)
+def _dispatch(run: Run, fact: facts.TaskScheduled) -> None:
+    task = run.task
+    if fact.dispatch and task is not None and task.stamp == fact.task.stamp and not task.started_event_id:
+        add_to_queue(run, task)
+
+
+def add_to_queue(run: Run, task: WorkflowTask, *, at_head: bool = False) -> None:
+    """Send the pending task to its queue."""
+    core = run.core
+    run.step.context.emit(
+        TASKS,
+        queue_key(core.namespace, task.queue, bodies.WORKFLOW_TASK),
+        bodies.AddTask(
+            namespace=core.namespace,
+            queue=task.queue,
+            task_kind=bodies.WORKFLOW_TASK,
+            workflow_id=core.workflow_id,
+            run_id=core.run_id,
+            scheduled_event_id=task.scheduled_event_id,
+            attempt=task.attempt,
+            stamp=task.stamp,
+            sticky=task.sticky,
+            at_head=at_head,
+            scheduled_ms=task.scheduled_ms,
+        ),
+    )
+
+
+def schedule_if_none(run: Run) -> None:
+    """What an event for the workflow to see asks for: a task, unless one is pending or the first is yet to come."""
+    if run.task is None and not run.core.first_task_due_ms:
+        schedule(run)
+
+
+def drop_sticky(run: Run) -> None:
+    """Forget the sticky queue: the next task goes to the normal one."""
+    if run.core.sticky_queue:
+        run.change_core(sticky_queue="", sticky_timeout_ms=0)
+
+
+def reroute(run: Run) -> None:
+    """A waiting sticky task goes to the normal queue: its sticky queue has nobody to take it."""
+    task = run.task
+    drop_sticky(run)
+    if task is None or task.started_event_id or not task.sticky:
+        return
+    moved = msgspec.structs.replace(
+        task, queue=run.core.task_queue, sticky=False, sticky_due_ms=0, stamp=task.stamp + 1
+    )
+    run.note(facts.TaskScheduled(moved, True))
+
+
+# --- starting ---
+
+
+def start(run: Run, *, request_id: str, identity: str, poll_id: int = 0) -> WorkflowTask:
+    """Record that a worker has the pending task; events for a normal one, none for others yet."""
+    task = run.task
+    assert task is not None
+    if task.kind != NORMAL and task.scheduled_event_id != run.core.next_event_id:
+        # Events came since: what was transient or speculative becomes a task of the history.
+        task = msgspec.structs.replace(task, kind=NORMAL, attempt=1, scheduled_event_id=run.core.next_event_id)
+        run.change_core(task_attempt=1)
+        _record_scheduled(run, task)
+    started = msgspec.structs.replace(
+        task,
+        started_event_id=run.core.next_event_id if task.kind == NORMAL else task.scheduled_event_id + 1,
+        started_ms=run.step.now_ms,
+        started_due_ms=run.step.now_ms + task.timeout_ms,
+        request_id=request_id,
+        identity=identity,
+        poll_id=poll_id,
+        suggest_continue_as_new=suggests_continue_as_new(run),
+        history_size_bytes=run.core.history_size_bytes,
+    )
+    if task.kind == NORMAL:
+        _record_started(run, started)
+    run.set_part(WORKFLOW_TASK, "", started)
+    return started
+
+
+def suggests_continue_as_new(run: Run) -> bool:
+    """Whether the history, or the number of updates, has grown enough that the workflow should continue as new."""
+    limits, core = run.step.limits, run.core
+    updates = limits.updates_total * limits.updates_total_suggest_continue_as_new_percent
+    return (
+        core.history_size_bytes >= limits.history_size_suggest_continue_as_new_bytes
+        or core.next_event_id > limits.history_count_suggest_continue_as_new
+        or (updates > 0 and core.update_count * 100 >= updates)
+    )
+
+
+def _started_attributes(task: WorkflowTask) -> WorkflowTaskStartedEventAttributes:
+    return WorkflowTaskStartedEventAttributes(
+        scheduled_event_id=task.scheduled_event_id,
+        identity=task.identity,
+        request_id=task.request_id,
+        suggest_continue_as_new=task.suggest_continue_as_new,
+        history_size_bytes=task.history_size_bytes,
+    )
+
+
+def _record_started(run: Run, task: WorkflowTask) -> HistoryEvent:
+    return run.record(EVENT.EVENT_TYPE_WORKFLOW_TASK_STARTED, _started_attributes(task))
+
+
+def pending_events(run: Run) -> tuple[HistoryEvent, ...]:
+    """The events of a started task that is not in the history: a worker needs to see them at its end."""
+    task = run.task
+    if task is None or task.kind == NORMAL or not task.started_event_id:
+        return ()
+    scheduled = HistoryEvent(
+        event_id=task.scheduled_event_id,
+        event_time=to_timestamp(task.scheduled_ms),
+        event_type=EVENT.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
+        workflow_task_scheduled_event_attributes=WorkflowTaskScheduledEventAttributes(
+            task_queue=task_queue_message(task.queue, task.sticky, run.core.task_queue),
+            start_to_close_timeout=to_duration(task.timeout_ms),
+            attempt=task.attempt,
+        ),
+    )
+    started = HistoryEvent(
+        event_id=task.started_event_id,
+        event_time=to_timestamp(task.started_ms),
+        event_type=EVENT.EVENT_TYPE_WORKFLOW_TASK_STARTED,
+        workflow_task_started_event_attributes=_started_attributes(task),
+    )
+    return scheduled, started
+
+
+def undeliver(run: Run) -> None:
+    """The worker never got the started task: it ends without trace beyond its events, and a new one is made at once.
+
+    A task whose started event is in the history is recorded as timed out (the history is append-only), without
+    counting as an attempt.
+    """
+    task = run.task
+    assert task is not None
+    if task.kind == NORMAL:
+        run.set_part(WORKFLOW_TASK, "", None)
+        run.record(
+            EVENT.EVENT_TYPE_WORKFLOW_TASK_FAILED,
+            WorkflowTaskFailedEventAttributes(
+                scheduled_event_id=task.scheduled_event_id,
+                started_event_id=task.started_event_id,
+                cause=WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND,
+                failure=Failure(message="the task was not delivered: its poll had ended", source="Server"),
+                identity="odradek",
+            ),
+        )
+        schedule(run)
+        return
+    waiting = msgspec.structs.replace(
+        task, started_event_id=0, started_ms=0, started_due_ms=0, request_id="", poll_id=0, stamp=task.stamp + 1
+    )
+    run.note(facts.TaskScheduled(waiting, True))
+
+
+# --- ending ---
+
+
+def _materialize(run: Run, task: WorkflowTask, identity: str) -> WorkflowTask:
+    """Put the events of a transient or speculative task into the history now that it ends."""
+    scheduled = run.record(
+        EVENT.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
+        WorkflowTaskScheduledEventAttributes(
+            task_queue=task_queue_message(task.queue, task.sticky, run.core.task_queue),
+            start_to_close_timeout=to_duration(task.timeout_ms),
+            attempt=task.attempt,
+        ),
+        )
+    scheduled.event_time.CopyFrom(to_timestamp(task.scheduled_ms))
+    task = msgspec.structs.replace(task, scheduled_event_id=scheduled.event_id, identity=identity or task.identity)
+    started = _record_started(run, task)
+    started.event_time.CopyFrom(to_timestamp(task.started_ms))
+    return msgspec.structs.replace(task, started_event_id=started.event_id)
+
+
+def complete(run: Run, task: WorkflowTask, request: RespondWorkflowTaskCompletedRequest) -> HistoryEvent:
+    """End the running task well: its events are in the history afterwards. The caller handles the commands."""
+    run.set_part(WORKFLOW_TASK, "", None)
+    if run.core.task_attempt != 1:
+        run.change_core(task_attempt=1)
+    if task.kind != NORMAL:
+        task = _materialize(run, task, request.identity)
+    attributes = WorkflowTaskCompletedEventAttributes(
+        scheduled_event_id=task.scheduled_event_id,
+        started_event_id=task.started_event_id,
+        identity=request.identity,
+        binary_checksum=request.binary_checksum,
+    )
+    if request.HasField("worker_version_stamp"):
+        attributes.worker_version.CopyFrom(request.worker_version_stamp)
+    if request.HasField("sdk_metadata"):
+        attributes.sdk_metadata.CopyFrom(request.sdk_metadata)
+    if request.HasField("metering_metadata"):
+        attributes.metering_metadata.CopyFrom(request.metering_metadata)
+    return run.record(EVENT.EVENT_TYPE_WORKFLOW_TASK_COMPLETED, attributes)
+
+
+@applies(EVENT.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
+def _completed(run: Run, event: HistoryEvent) -> None:
+    attributes = event.workflow_task_completed_event_attributes
+    run.set_core(
+        last_started_event_id=attributes.started_event_id,
+        last_completed_event_id=event.event_id,
+        build_id=attributes.worker_version.build_id,
+    )
+
+
+def fail(
+    run: Run,
+    cause: WorkflowTaskFailedCause.ValueType,
+    failure: Failure | None,
+    identity: str,
+    *,
+    binary_checksum: str = "",
+    attributes: dict[str, Any] | None = None,
+) -> HistoryEvent | None:
+    """End the running task badly. No event for a transient one: a failing task does not grow the history.
+
+    `attributes` are further fields of the event (a reset's run ids).
+    """
+    task = run.task
+    assert task is not None
+    _end_badly(run)
+    if task.kind == TRANSIENT:
+        return None
+    if task.kind == SPECULATIVE:
+        task = _materialize(run, task, identity)
+    return run.record(
+        EVENT.EVENT_TYPE_WORKFLOW_TASK_FAILED,
+        WorkflowTaskFailedEventAttributes(
+            scheduled_event_id=task.scheduled_event_id,
+            started_event_id=task.started_event_id,
+            cause=cause,
+            failure=failure,
+            identity=identity,
+            binary_checksum=binary_checksum,
+            **(attributes or {}),
+        ),
+    )
+
+
+def _end_badly(run: Run) -> None:
+    """The task is gone; the next attempt counts up, unless it was sticky: then the normal queue gets a first try."""
+    run.set_part(WORKFLOW_TASK, "", None)
+    if run.core.sticky_queue:
+        drop_sticky(run)
+        run.change_core(task_attempt=1)
+    else:
+        run.change_core(task_attempt=run.core.task_attempt + 1)
+
+
+def time_out(run: Run) -> None:
+    """The pending task is past its deadline: schedule-to-start on a sticky queue, else start-to-close."""
+    task = run.task
+    assert task is not None
+    if task.started_event_id:
+        _end_badly(run)
+        if task.kind == TRANSIENT:
+            schedule(run)
+            return
+        if task.kind == SPECULATIVE:
+            task = _materialize(run, task, "")
+        kind = TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE
+    else:
+        drop_sticky(run)
+        if task.kind == SPECULATIVE:
+            scheduled = _record_scheduled(run, task)
+            task = msgspec.structs.replace(task, scheduled_event_id=scheduled.event_id)
+        elif task.kind == TRANSIENT:
+            run.set_part(WORKFLOW_TASK, "", None)
+            schedule(run)
+            return
+        run.set_part(WORKFLOW_TASK, "", None)
+        kind = TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START
+    run.record(
+        EVENT.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT,
+        WorkflowTaskTimedOutEventAttributes(
+            scheduled_event_id=task.scheduled_event_id,
+            started_event_id=task.started_event_id,
+            timeout_type=kind,
+        ),
+    )
+    schedule(run)
