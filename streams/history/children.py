@@ -1,0 +1,1 @@
+"""Child workflows, on the parent's side and on the child's."""

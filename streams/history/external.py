@@ -1,0 +1,1 @@
+"""Signals and cancel requests from one workflow to another."""

@@ -1,0 +1,1 @@
+"""What workflows note about themselves: markers, search attributes, memo."""
