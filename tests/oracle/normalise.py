@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from google.protobuf import any_pb2, symbol_database
@@ -18,6 +18,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 Plain = Any  # JSON: dicts, lists, str, int, float, bool, None
+
+MEASURED = "<duration>"
 
 # (message, field) or field of any message, with why it says nothing about semantics.
 DROPPED: dict[str, str] = {
@@ -48,12 +50,15 @@ REPLACED: dict[str, str] = {
     "long_poll_token": "<token>",
     "temporal.api.history.v1.WorkflowTaskStartedEventAttributes.request_id": "<request-id>",
     "temporal.api.history.v1.ActivityTaskStartedEventAttributes.request_id": "<request-id>",
-    "execution_duration": "<duration>",
-    "approximate_backlog_age": "<duration>",
+    "execution_duration": MEASURED,
+    "approximate_backlog_age": MEASURED,
 }
 
 # Lists in the order of a hash map: sorted, so that only what is in them counts.
-UNORDERED = frozenset({"pending_activities", "pending_children"})
+UNORDERED = (
+    "temporal.api.workflow.v1.PendingActivityInfo",
+    "temporal.api.workflow.v1.PendingChildExecutionInfo",
+)
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _UUID_TOKEN = re.compile(r"<uuid>([0-9a-f-]{36})")
@@ -84,8 +89,8 @@ class Normaliser:
             return self._message(value)
         if isinstance(value, Mapping):
             return self._sorted({str(self.plain(k)): self.plain(v) for k, v in value.items()})
-        if isinstance(value, (list, tuple)):
-            return [self.plain(item) for item in value]
+        if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+            return self._items(value, [self.plain(item) for item in value])
         if isinstance(value, bytes):
             return self._bytes(value)
         if isinstance(value, str):
@@ -93,6 +98,12 @@ class Normaliser:
         if value is None or isinstance(value, (bool, int, float)):
             return value
         raise TypeError(f"cannot record a {type(value).__name__}")
+
+    def _items(self, items: Sequence[object], plain: list[Plain]) -> list[Plain]:
+        unordered = any(
+            isinstance(item, Message) and item.DESCRIPTOR.full_name in UNORDERED for item in items
+        )
+        return sorted(plain, key=_without_ids) if unordered else plain
 
     def text(self, text: str) -> str:
         text = text.replace(self._prefix, "")
@@ -130,6 +141,8 @@ class Normaliser:
         for field, value in message.ListFields():
             if field.name in self._dropped or f"{name}.{field.name}" in self._dropped:
                 continue
+            if field.name == "first_workflow_task_backoff" and _duration(value) == MEASURED:
+                continue  # the rest of a minimal interval between runs: there or not, as the machine is slow
             replaced = self._replaced.get(f"{name}.{field.name}") or self._replaced.get(field.name)
             fields[field.name] = replaced if replaced is not None else self._field(field, value)
         return fields
@@ -140,8 +153,7 @@ class Normaliser:
             of = entry.fields_by_name["value"]
             return self._sorted({str(self.plain(key)): self._one(of, item) for key, item in value.items()})
         if field.is_repeated:
-            items = [self._one(field, item) for item in value]
-            return sorted(items, key=_without_ids) if field.name in UNORDERED else items
+            return self._items(value, [self._one(field, item) for item in value])
         return self._one(field, value)
 
     def _one(self, field: FieldDescriptor, value: Any) -> Plain:
@@ -197,5 +209,5 @@ def _without_ids(value: Plain) -> str:
 def _duration(message: Any) -> str:
     """Chosen durations are whole tenths of a second in every scenario; anything finer was measured."""
     if message.nanos % _TICKS_NS:
-        return "<duration>"
+        return MEASURED
     return f"{message.seconds + message.nanos / 1e9:g}s"

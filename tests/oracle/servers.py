@@ -27,6 +27,7 @@ from benchmarks.peer.peer import SERVERS
 CONFIGURATIONS: dict[str, dict[str, object]] = {
     "default": {},
     "tight": {
+        "system.enableActivityEagerExecution": True,
         "limit.blobSize.error": 4096,
         "limit.blobSize.warn": 2048,
         "limit.memoSize.error": 2048,

@@ -308,22 +308,33 @@ async def dropped_on_close(w: World) -> None:
     await w.no_task("nobody", method="PollActivityTaskQueue")
 
 
-@scenario()
-async def eager(w: World) -> None:
+async def _eager(w: World) -> None:
     await w.start()
     task = await w.task()
     answer = await w.try_done(
         "answer",
         task,
-        activity("eager", queue=w.id("tq"), request_eager_execution=True),
-        activity("also", queue=w.id("tq"), request_eager_execution=True),
+        activity("eager", queue=w.id("tq"), request_eager_execution=True, input=payloads("in")),
         activity("other queue", queue=w.id("act"), request_eager_execution=True),
         activity("not asked for", queue=w.id("tq")),
     )
     await w.history(record_as="dispatched")
+    described = await w.call("DescribeWorkflowExecution", execution=w.ex())
+    w.record("pending", list(described.pending_activities))
     for eager_task in answer.activity_tasks:
         await w.call("RespondActivityTaskCompleted", task_token=eager_task.task_token)
     await w.history(record_as="completed")
+
+
+@scenario(server="tight")
+async def eager(w: World) -> None:
+    await _eager(w)
+
+
+@scenario()
+async def eager_not_enabled(w: World) -> None:
+    """As the real server is configured unless told otherwise, it ignores the request."""
+    await _eager(w)
 
 
 @scenario()
