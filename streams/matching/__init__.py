@@ -1,0 +1,1 @@
+"""Task queues: backlogs, waiting polls, and the pairing of the two."""
