@@ -83,6 +83,8 @@ class ListFilterDialect(Dialect):
             "`": TokenType.IDENTIFIER,
             "'": TokenType.QUOTE,
             '"': TokenType.QUOTE,
+            # Of no use in the language, but they end a name.
+            **dict.fromkeys("!#$%&/:?[]\\^{|}~", TokenType.UNKNOWN),
         }
 
     class Parser(sql_parser.Parser):

@@ -116,18 +116,17 @@ class _Reader:
             return All(terms) if isinstance(node, exp.And) else AnyOf(terms)
         if isinstance(node, exp.Not):
             return self._negated(node.this)
-        self._conditions += 1
-        if self._conditions > MAX_CONDITIONS:
-            raise FilterError(f"{UNSUPPORTED}: more than {MAX_CONDITIONS} conditions", _position(node))
         return self._leaf(node, negated=False)
 
     def _negated(self, node: exp.Expr) -> Condition:
         if isinstance(node, exp.In | exp.Between | exp.StartsWith | exp.Is):
-            self._conditions += 1
             return self._leaf(node, negated=True)
         return Negated(self._condition(node))
 
     def _leaf(self, node: exp.Expr, negated: bool) -> Condition:
+        self._conditions += 1
+        if self._conditions > MAX_CONDITIONS:
+            raise FilterError(f"{UNSUPPORTED}: more than {MAX_CONDITIONS} conditions", _position(node))
         if isinstance(node, exp.Is):
             return IsNull(self._attribute(node.this), negated)
         if isinstance(node, exp.In):

@@ -91,7 +91,7 @@ def _status(literal: Literal) -> int:
         return number
     if literal.kind == "number" and _INTEGER.fullmatch(literal.text):
         number = int(literal.text)
-        if 0 <= number < len(STATUS_NAMES):
+        if MIN_INT64 <= number <= MAX_INT64:
             return number
     raise FilterError(f"invalid expression: invalid ExecutionStatus value '{literal.text}'", literal.position)
 

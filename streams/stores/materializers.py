@@ -1,0 +1,320 @@
+"""What reads the topics that no processor folds and keeps them for readers: recent events, store rows, the registry.
+
+In the embedded engine a sink takes each record at once and hands its rows to the transaction of the next checkpoint.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from temporalio.api.common.v1 import SearchAttributes as SearchAttributesMessage
+
+from streams import avro, bodies
+from streams.stores.history import EventBatch
+from streams.stores.run_key import RunKey
+from streams.stores.search_attributes import SearchValue
+from streams.stores.search_payloads import decode_search_values
+from streams.stores.sqlite_history import SqliteHistoryStore
+from streams.stores.sqlite_visibility import SqliteVisibilityStore
+from streams.stores.visibility import VisibilityRow
+
+Write = Callable[[sqlite3.Connection], None]
+
+RECENT_RUN_BYTES = 1024 * 1024
+"""Events of one run kept in memory once they are in the store."""
+
+RECENT_TOTAL_BYTES = 32 * 1024 * 1024
+"""Events of all runs kept in memory once they are in the store."""
+
+
+class Sink(Protocol):
+    """Takes the records of a topic and gives their rows to checkpoints."""
+
+    def accept(self, body: Any) -> None:
+        """Take a record, in order."""
+
+    def freeze(self) -> Write | None:
+        """What writes everything accepted so far, or None."""
+
+    def written(self) -> None:
+        """What the last freeze gave is committed."""
+
+
+class _Recent:
+    """Events of one run from `first_id` on, in memory."""
+
+    __slots__ = ("events", "first_id", "size_bytes", "stored_id")
+
+    def __init__(self, first_id: int) -> None:
+        self.first_id = first_id
+        self.events: list[bytes] = []
+        self.size_bytes = 0
+        self.stored_id = 0
+
+    @property
+    def last_id(self) -> int:
+        return self.first_id + len(self.events) - 1
+
+
+class HistorySink:
+    """Events on their way to the history store; those not there yet, and recent ones, are read from memory."""
+
+    def __init__(self, store: SqliteHistoryStore) -> None:
+        self._store = store
+        self._pending: list[Any] = []
+        self._writing: list[Any] = []
+        self._recent: dict[str, _Recent] = {}
+        self._recent_bytes = 0
+
+    def accept(self, body: Any) -> None:
+        """Take a HistoryBatch or RunDeleted."""
+        self._pending.append(body)
+        if isinstance(body, bodies.RunDeleted):
+            self._forget(body.run_id)
+            return
+        recent = self._recent.pop(body.run_id, None)
+        if recent is None or recent.last_id + 1 != body.first_event_id:
+            if recent is not None:
+                self._recent_bytes -= recent.size_bytes
+            recent = _Recent(body.first_event_id)
+        self._recent[body.run_id] = recent
+        recent.events.extend(body.events)
+        size = sum(map(len, body.events))
+        recent.size_bytes += size
+        self._recent_bytes += size
+
+    def _forget(self, run_id: str) -> None:
+        recent = self._recent.pop(run_id, None)
+        if recent is not None:
+            self._recent_bytes -= recent.size_bytes
+
+    def freeze(self) -> Write | None:
+        """See Sink."""
+        if not self._pending:
+            return None
+        self._writing, self._pending = self._pending, []
+        taken = self._writing
+
+        def write(tx: sqlite3.Connection) -> None:
+            for deletions, group in _grouped(taken, bodies.RunDeleted):
+                if deletions:
+                    self._store.delete_runs(tx, [RunKey(b.namespace, b.workflow_id, b.run_id) for b in group])
+                else:
+                    self._store.write(
+                        tx,
+                        [
+                            EventBatch(
+                                b.namespace,
+                                b.workflow_id,
+                                b.run_id,
+                                b.first_event_id,
+                                b.last_event_id,
+                                b.events,
+                                b.time_ms,
+                            )
+                            for b in group
+                        ],
+                    )
+
+        return write
+
+    def written(self) -> None:
+        """See Sink. Events in the store may leave memory: the oldest of long runs, and runs longest untouched."""
+        for body in self._writing:
+            recent = self._recent.get(body.run_id)
+            if recent is not None and isinstance(body, bodies.HistoryBatch):
+                recent.stored_id = max(recent.stored_id, body.last_event_id)
+                self._trim(recent)
+        self._writing = []
+        if self._recent_bytes > RECENT_TOTAL_BYTES:
+            for run_id in list(self._recent):
+                if self._recent[run_id].stored_id >= self._recent[run_id].last_id:
+                    self._forget(run_id)
+                if self._recent_bytes <= RECENT_TOTAL_BYTES:
+                    break
+
+    def _trim(self, recent: _Recent) -> None:
+        dropped = 0
+        while recent.size_bytes > RECENT_RUN_BYTES and recent.first_id + dropped <= recent.stored_id:
+            size = len(recent.events[dropped])
+            recent.size_bytes -= size
+            self._recent_bytes -= size
+            dropped += 1
+        if dropped:
+            del recent.events[:dropped]
+            recent.first_id += dropped
+
+    def recent(self, run_id: str, first_id: int, last_id: int) -> tuple[int, list[bytes]]:
+        """The events in memory at the end of `first_id`..`last_id`: the id of the first and the events."""
+        recent = self._recent.get(run_id)
+        if recent is None or recent.first_id > last_id:
+            return last_id + 1, []
+        start = max(first_id, recent.first_id)
+        return start, recent.events[start - recent.first_id : last_id - recent.first_id + 1]
+
+    async def read(self, run_id: str, first_id: int, last_id: int, max_bytes: int) -> list[tuple[int, bytes]]:
+        """Events `first_id`..`last_id` of a run, contiguous, at least one if any, else up to `max_bytes`."""
+        start, events = self.recent(run_id, first_id, last_id)
+        found: list[tuple[int, bytes]] = []
+        if start > first_id:
+            found = await self._store.read(run_id, first_id, start - 1, max_bytes)
+            if not found and first_id <= last_id:
+                # One event alone may be over the limit: a page is never empty while there are events.
+                found = await self._store.read(run_id, first_id, first_id, 1 << 30)
+            if len(found) < start - first_id:
+                return found
+        size = sum(len(event) for _, event in found)
+        for event_id, event in enumerate(events, start):
+            size += len(event)
+            if size > max_bytes and found:
+                break
+            found.append((event_id, event))
+        return found
+
+
+class VisibilitySink:
+    """Rows on their way to the visibility store."""
+
+    def __init__(self, store: SqliteVisibilityStore, types: Callable[[str], Mapping[str, int]]) -> None:
+        self._store = store
+        self._types = types
+        self._pending: list[Any] = []
+
+    def accept(self, body: Any) -> None:
+        """Take a RunVisible or RunDeleted."""
+        self._pending.append(body)
+
+    def freeze(self) -> Write | None:
+        """See Sink."""
+        if not self._pending:
+            return None
+        taken, self._pending = self._pending, []
+        prepared = [(deletions, list(self._prepare(deletions, g))) for deletions, g in _grouped(taken, bodies.RunDeleted)]
+
+        def write(tx: sqlite3.Connection) -> None:
+            for deletions, rows in prepared:
+                if deletions:
+                    self._store.delete(tx, rows)
+                else:
+                    self._store.write(tx, rows)
+
+        return write
+
+    def _prepare(self, deletions: bool, group: list[Any]) -> Iterable[Any]:
+        if deletions:
+            return (RunKey(b.namespace, b.workflow_id, b.run_id) for b in group)
+        newest = {b.run_id: b for b in group}
+        return (visibility_row(b, self._types(b.namespace)) for b in newest.values())
+
+    def written(self) -> None:
+        """See Sink."""
+
+
+def visibility_row(body: bodies.RunVisible, types: Mapping[str, int]) -> VisibilityRow:
+    """The store's row of what the log says of a run; `types` are the namespace's custom attributes."""
+    values: Mapping[str, SearchValue] = {}
+    if body.search_attributes:
+        values = decode_search_values(SearchAttributesMessage.FromString(body.search_attributes), types)
+    closed = body.close_time_ns != 0
+    return VisibilityRow(
+        namespace_id=body.namespace,
+        workflow_id=body.workflow_id,
+        run_id=body.run_id,
+        workflow_type=body.workflow_type,
+        status=body.status,
+        start_time_ns=body.start_time_ns,
+        execution_time_ns=body.execution_time_ns,
+        close_time_ns=body.close_time_ns if closed else None,
+        task_queue=body.task_queue,
+        history_length=body.history_length if closed else None,
+        history_size_bytes=body.history_size_bytes if closed else None,
+        execution_duration_ns=max(body.close_time_ns - body.execution_time_ns, 0) if closed else None,
+        state_transition_count=body.state_transition_count if closed else None,
+        parent_workflow_id=body.parent_workflow_id or None,
+        parent_run_id=body.parent_run_id or None,
+        root_workflow_id=body.root_workflow_id,
+        root_run_id=body.root_run_id,
+        memo=body.memo,
+        search_attributes=values,
+        version=body.version,
+    )
+
+
+class RegistrySink:
+    """The namespaces as gateways see them. `types_of` gives a namespace's custom search attributes."""
+
+    def __init__(self, stored: Iterable[bytes]) -> None:
+        configs = [avro.decode(bodies.NamespaceConfig, data) for data in stored]
+        self.namespaces: dict[str, bodies.NamespaceConfig] = {config.name: config for config in configs}
+        self._pending: dict[str, bodies.NamespaceConfig | None] = {}
+
+    def accept(self, body: Any) -> None:
+        """Take a NamespaceChanged or NamespaceRemoved."""
+        if isinstance(body, bodies.NamespaceChanged):
+            self.namespaces[body.config.name] = body.config
+            self._pending[body.config.name] = body.config
+        else:
+            self.namespaces.pop(body.name, None)
+            self._pending[body.name] = None
+
+    def types_of(self, namespace: str) -> Mapping[str, int]:
+        """Custom search attributes of a namespace, by name."""
+        config = self.namespaces.get(namespace)
+        return {} if config is None else {pair.key: pair.value for pair in config.attributes}
+
+    def freeze(self) -> Write | None:
+        """See Sink."""
+        if not self._pending:
+            return None
+        taken, self._pending = self._pending, {}
+
+        def write(tx: sqlite3.Connection) -> None:
+            for name, config in taken.items():
+                if config is None:
+                    tx.execute("DELETE FROM registry WHERE name = ?", (name,))
+                else:
+                    tx.execute("INSERT OR REPLACE INTO registry VALUES (?, ?)", (name, avro.encode(config)))
+
+        return write
+
+    def written(self) -> None:
+        """See Sink."""
+
+
+class DeadLetterSink:
+    """Records that changed nothing, kept with their reason."""
+
+    def __init__(self) -> None:
+        self._pending: list[Any] = []
+
+    def accept(self, body: Any) -> None:
+        """Take a DeadLetter."""
+        self._pending.append(body)
+
+    def freeze(self) -> Write | None:
+        """See Sink."""
+        if not self._pending:
+            return None
+        taken, self._pending = self._pending, []
+
+        def write(tx: sqlite3.Connection) -> None:
+            for letter in taken:
+                tx.execute("INSERT OR REPLACE INTO dead_letters VALUES (?, ?)", (letter.offset, avro.encode(letter)))
+
+        return write
+
+    def written(self) -> None:
+        """See Sink."""
+
+
+def _grouped(items: list[Any], deletion: type) -> list[tuple[bool, list[Any]]]:
+    """Runs of items that are deletions and that are not, in order."""
+    groups: list[tuple[bool, list[Any]]] = []
+    for item in items:
+        is_deletion = isinstance(item, deletion)
+        if not groups or groups[-1][0] != is_deletion:
+            groups.append((is_deletion, []))
+        groups[-1][1].append(item)
+    return groups
