@@ -10,7 +10,7 @@ from temporalio.api.operatorservice.v1 import (
     AddSearchAttributesRequest,
     ListSearchAttributesRequest,
 )
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecution
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -148,18 +148,19 @@ async def test_bad_list_filter_is_an_invalid_argument(env: SdkEnvironment, query
     assert raised.value.status is RPCStatusCode.INVALID_ARGUMENT
 
 
-async def test_list_pages_neither_skip_nor_repeat(env: SdkEnvironment) -> None:
+async def test_list_pages_neither_skip_nor_repeat_and_go_from_new_to_old(env: SdkEnvironment) -> None:
     started = [(await env.start(Order.run)).id for _ in range(12)]
     query = f"TaskQueue = '{env.task_queue}'"
 
-    async def listed() -> list[str]:
-        return [execution.id async for execution in env.client.list_workflows(query, page_size=5)]
+    async def listed() -> list[WorkflowExecution]:
+        return [execution async for execution in env.client.list_workflows(query, page_size=5)]
 
-    async def listed_sorted() -> list[str]:
-        return sorted(await listed())
+    async def listed_ids() -> list[str]:
+        return sorted(execution.id for execution in await listed())
 
-    await eventually(listed_sorted, sorted(started))
-    assert await listed() == list(reversed(started))
+    await eventually(listed_ids, sorted(started))
+    start_times = [execution.start_time for execution in await listed()]
+    assert start_times == sorted(start_times, reverse=True)
     for workflow_id in started:
         await env.client.get_workflow_handle(workflow_id).terminate()
 

@@ -45,7 +45,7 @@ SDKS = {
     "typescript": Sdk(
         folder=FOLDER / "typescript",
         tools=("node", "npm"),
-        build=(("npm", "ci", "--no-audit", "--no-fund"), ("npm", "run", "build")),
+        build=(("npm", "ci", "--prefer-offline", "--no-audit", "--no-fund"), ("npm", "run", "build")),
         run=("node", ".cache/lib/main.js"),
     ),
     "java": Sdk(
