@@ -4,9 +4,12 @@ import hashlib
 
 import msgspec
 
-from streams.stores.filter_model import PageTokenError, Value
+from streams.stores.filter_model import PageTokenError
 
 _FORMAT = 1
+
+SortKey = str | int | float | None
+"""A value that rows are sorted by, as the database returns it."""
 
 
 class PageToken(msgspec.Struct, array_like=True, frozen=True):
@@ -20,13 +23,13 @@ class PageToken(msgspec.Struct, array_like=True, frozen=True):
     format: int
     filter_hash: bytes
     frozen_order: int
-    keys: tuple[Value | None, ...]
+    keys: tuple[SortKey, ...]
 
 
 _decoder = msgspec.msgpack.Decoder(PageToken)
 
 
-def encode_token(namespace_id: str, query: str, frozen_order: int, keys: tuple[Value | None, ...]) -> bytes:
+def encode_token(namespace_id: str, query: str, frozen_order: int, keys: tuple[SortKey, ...]) -> bytes:
     """Make the token of a list in a namespace."""
     return msgspec.msgpack.encode(PageToken(_FORMAT, _hash(namespace_id, query), frozen_order, keys))
 
@@ -44,7 +47,7 @@ def decode_token(token: bytes, namespace_id: str, query: str) -> PageToken:
     return decoded
 
 
-def _is_storable(key: Value | None) -> bool:
+def _is_storable(key: SortKey) -> bool:
     return not isinstance(key, int) or -(2**63) <= key < 2**63
 
 

@@ -8,18 +8,7 @@ from collections.abc import Mapping
 from temporalio.api.common.v1 import Payload, SearchAttributes
 
 from streams.stores.filter_values import parse_rfc3339_ns
-from streams.stores.search_attributes import SYSTEM_INDEXED_TYPES, SearchValue, ValueType
-
-_NAMES = {
-    "Text": ValueType.TEXT,
-    "Keyword": ValueType.KEYWORD,
-    "Int": ValueType.INT,
-    "Double": ValueType.DOUBLE,
-    "Bool": ValueType.BOOL,
-    "Datetime": ValueType.DATETIME,
-    "KeywordList": ValueType.KEYWORD_LIST,
-}
-
+from streams.stores.search_attributes import PREDEFINED_ATTRIBUTES, SearchValue, ValueType
 
 class SearchValueError(ValueError):
     """A payload that is not a value of its attribute's type."""
@@ -33,7 +22,7 @@ def decode_search_values(message: SearchAttributes, types: Mapping[str, int]) ->
     """
     found: dict[str, SearchValue] = {}
     for name in sorted(message.indexed_fields):
-        number = types.get(name) or SYSTEM_INDEXED_TYPES.get(name)
+        number = types.get(name) or PREDEFINED_ATTRIBUTES.get(name)
         if number is None:
             continue
         try:

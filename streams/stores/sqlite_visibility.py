@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from streams.stores import list_filter
-from streams.stores.filter_model import FilterError, ListFilter, PageTokenError, Value
-from streams.stores.page_token import PageToken, decode_token, encode_token
+from streams.stores.filter_model import FilterError, ListFilter, PageTokenError
+from streams.stores.page_token import PageToken, SortKey, decode_token, encode_token
 from streams.stores.run_key import RunKey
 from streams.stores.schema import OPEN_ORDER
 from streams.stores.search_attributes import SearchAttributes
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from streams.stores.visibility_sql import VisibilitySql
 
-_KeyedRow = tuple[tuple[Value | None, ...], tuple[Any, ...]]
+_KeyedRow = tuple[tuple[SortKey, ...], tuple[Any, ...]]
 """Sort keys of a row, and its columns."""
 
 _CLOSE_ORDER = COLUMNS.index("close_order")
@@ -171,7 +171,7 @@ class _Page:
         self._connection = connection
         self._namespace_id = namespace_id
         self._wanted = wanted
-        self._after: tuple[Value | None, ...] = ()
+        self._after: tuple[SortKey, ...] = ()
         if token is not None:
             self.frozen_order = token.frozen_order
             self._after = token.keys

@@ -28,6 +28,7 @@ from streams.stores.filter_model import (
     StartsWith,
     Value,
 )
+from streams.stores.page_token import SortKey
 from streams.stores.schema import OPEN_ORDER
 from streams.stores.search_attributes import NAMESPACE_DIVISION, Attribute, Source, ValueType
 from streams.stores.visibility import STATUS_RUNNING
@@ -174,7 +175,7 @@ class VisibilitySql:
         ]
 
     def sorted_runs(
-        self, namespace_id: str, wanted: ListFilter, frozen: int, after: Sequence[Value | None], limit: int
+        self, namespace_id: str, wanted: ListFilter, frozen: int, after: Sequence[SortKey], limit: int
     ) -> sa.Select[tuple[object, ...]]:
         """Runs in the filter's own order behind the sort keys `after`: those keys, then the columns.
 
@@ -233,7 +234,7 @@ class VisibilitySql:
         return sa.not_(self._condition(condition.term))
 
     def _compare(self, condition: Compare) -> SqlCondition:
-        attribute, operator, value = condition.attribute, condition.operator, condition.value
+        attribute, operator, value = condition.attribute, condition.operator, _bindable(condition.value)
         if attribute.type in (ValueType.TEXT, ValueType.KEYWORD_LIST):
             wanted = str(value)
             holds = (
@@ -260,7 +261,8 @@ class VisibilitySql:
             values = [str(value) for value in condition.values]
             return _negated_if(condition.negated, self._attribute_sql.list_holds(condition.attribute, values))
         column = self._column(condition.attribute)
-        return column.not_in(condition.values) if condition.negated else column.in_(condition.values)
+        bindable = [_bindable(value) for value in condition.values]
+        return column.not_in(bindable) if condition.negated else column.in_(bindable)
 
     def _column(self, attribute: Attribute) -> SqlValue:
         """A column to compare; as in the real server, a run that is open closes later than any time."""
@@ -286,6 +288,11 @@ def _close_order(hints: Hints) -> sa.ColumnElement[int]:
     return _C.close_order + 0 if hints.few_workflows else _C.close_order
 
 
+def _bindable(value: Value) -> str | int | float:
+    # SQLAlchemy takes booleans for keywords, which cannot be ordered.
+    return int(value) if isinstance(value, bool) else value
+
+
 def _negated_if(negated: bool, condition: SqlCondition) -> SqlCondition:
     return sa.not_(condition) if negated else condition
 
@@ -301,7 +308,7 @@ def _ordering(keys: Sequence[SqlValue], descending: Sequence[bool]) -> list[sa.C
 
 
 def _behind(
-    keys: Sequence[SqlValue], descending: Sequence[bool], after: Sequence[Value | None]
+    keys: Sequence[SqlValue], descending: Sequence[bool], after: Sequence[SortKey]
 ) -> SqlCondition:
     """Rows that come after the given sort keys, where missing values come last."""
     alternatives: list[SqlCondition] = []
