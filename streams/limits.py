@@ -112,6 +112,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     )
     record_bytes: Annotated[int, _count("odradek.recordBytes", least=GRPC_MESSAGE_MAX_BYTES)] = 8 * MEBIBYTE
     long_polls_per_method: Annotated[int, _count("frontend.namespaceCount", least=0)] = 1200
+    waiting_polls_per_queue: Annotated[int, _count("odradek.waitingPolls")] = 10_000
     requests_in_flight: Annotated[int, _count("odradek.requestsInFlight")] = 4096
     task_poll_ms: Annotated[int, _duration("matching.longPollExpirationInterval")] = 60_000
     history_poll_ms: Annotated[int, _duration("history.longPollExpirationInterval")] = 20_000
@@ -159,6 +160,20 @@ def limits_from_dynamic_config(values: Mapping[str, Any]) -> tuple[Limits, tuple
         else:
             fields[key.field] = _value(key, value)
     return msgspec.convert(fields, Limits), tuple(warnings)
+
+
+def limits_to_numbers(limits: Limits) -> dict[str, int]:
+    """Returns every limit by its dynamic config key, a switch as 0 or 1: the form in which logs hold them."""
+    return {key.name: int(getattr(limits, key.field)) for key in _KEYS.values()}
+
+
+def limits_from_numbers(numbers: Mapping[str, int]) -> Limits:
+    """Returns the limits that :func:`limits_to_numbers` made ``numbers`` of.
+
+    A key that this version does not know binds nothing; one that is missing has its default.
+    """
+    known = {key.field: numbers[key.name] for key in _KEYS.values() if key.name in numbers}
+    return msgspec.convert(known, Limits, strict=False)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -2,7 +2,13 @@
 
 import pytest
 
-from streams.limits import DYNAMIC_CONFIG_KEYS, Limits, limits_from_dynamic_config
+from streams.limits import (
+    DYNAMIC_CONFIG_KEYS,
+    Limits,
+    limits_from_dynamic_config,
+    limits_from_numbers,
+    limits_to_numbers,
+)
 
 HISTORY_POLL = "history.longPollExpirationInterval"
 
@@ -101,3 +107,12 @@ def test_a_bad_value_is_an_error_that_names_the_key(key: str, value: object, sen
     with pytest.raises(ValueError) as caught:
         limits_from_dynamic_config({key: value})
     assert str(caught.value) == sentence
+
+
+def test_limits_travel_through_logs_as_numbers() -> None:
+    limits = Limits(eager_activities=True, history_poll_ms=5, blob_size_error_bytes=7)
+    numbers = limits_to_numbers(limits)
+    assert numbers["limit.blobSize.error"] == 7
+    assert numbers["system.enableActivityEagerExecution"] == 1
+    assert limits_from_numbers(numbers) == limits
+    assert limits_from_numbers({"limit.ofLaterVersions": 1}) == Limits()
