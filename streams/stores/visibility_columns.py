@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from streams.stores.schema import OPEN_ORDER
 from streams.stores.search_attributes import NAMESPACE_DIVISION, SearchValue, ValueType
 from streams.stores.visibility import VisibilityRow
 
@@ -96,11 +95,6 @@ def row_of(values: tuple[Any, ...]) -> VisibilityRow:
     stored = fields["search_attributes"]
     fields["search_attributes"] = {} if stored is None else _decode_attributes(stored)
     return VisibilityRow(**fields)
-
-
-def is_open(close_order: int) -> bool:
-    """Whether a row of this `close_order` is of an open run."""
-    return close_order == OPEN_ORDER
 
 
 def _encode_attributes(attributes: Mapping[str, SearchValue]) -> str:
