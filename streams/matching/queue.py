@@ -77,16 +77,16 @@ class Queue:
         now_ms = self.context.now_ms
         if 0 < task.expires_ms <= now_ms:
             return
-        if not task.at_head:
-            self._count(ADDED)
         if self.view.polls and not self.view.tasks and self._ready_ms() <= now_ms:
             poll = self._take_poll()
             if poll is not None:
+                self._count_added(task)
                 self._dispatch(task, poll)
                 return
         if task.sticky and not self._recently_polled():
             self._hand_back(task)
             return
+        self._count_added(task)
         self.enqueue(task)
         if self.view.polls:
             self._drain()
@@ -399,6 +399,10 @@ class Queue:
     def _ready_ms(self) -> int:
         pace: Pace | None = self.entity.get(PACE)
         return 0 if pace is None else rates.ready_ms(pace, self.context.now_ms)
+
+    def _count_added(self, task: AddTask) -> None:
+        if not task.at_head:  # One that comes back was counted before.
+            self._count(ADDED)
 
     def _count(self, what: str) -> None:
         self.entity.put(TALLY, what, rates.counted(self.entity.get(TALLY, what), self.context.now_ms))

@@ -72,14 +72,14 @@ class DueIndex:
         return taken
 
     def next_due_ms(self) -> int:
-        """When to look next: the earliest due time in memory, else the horizon, behind which more may lie."""
+        """When to look next: the earliest due time in memory, else just past the horizon, where more may lie."""
         while self._heap:
             due_ms, key = self._heap[0]
             entry = self._live.get(key)
             if entry is not None and entry[0] == due_ms:
                 return due_ms
             heapq.heappop(self._heap)
-        return self._horizon_ms
+        return self._horizon_ms + 1
 
     def _extend(self, now_ms: int) -> None:
         if now_ms <= self._horizon_ms:
