@@ -5,6 +5,8 @@ Behaviour: RespondWorkflowTaskCompleted of the real server (service/history/api/
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from temporalio.api.command.v1 import Command
 from temporalio.api.enums.v1 import CommandType, WorkflowTaskFailedCause
 from temporalio.api.failure.v1 import Failure, ServerFailureInfo
@@ -44,7 +46,8 @@ class Commands:
     """The commands of one completed task while they are carried out.
 
     `completed_event_id` is that of the WorkflowTaskCompleted event that they follow. Handlers may set
-    `needs_task` to have a further task scheduled and add to `eager_activities`.
+    `needs_task` to have a further task scheduled, add to `eager_activities`, and leave in `after` what is to be
+    done once all commands are carried out, if the run is still open then.
     """
 
     def __init__(self, run: Run, request: RespondWorkflowTaskCompletedRequest, completed_event_id: int) -> None:
@@ -55,6 +58,7 @@ class Commands:
         self.had_buffered = run.has_buffered
         self.needs_task = False
         self.eager_activities: list[PollActivityTaskQueueResponse] = []
+        self.after: list[Callable[[], None]] = []
         self.messages: dict[str, Message] = {message.id: message for message in request.messages}
         self.command: Command = Command()
 
@@ -81,6 +85,9 @@ class Commands:
                 break
         for message in list(self.messages.values()):
             updates.handle_message(self, message)
+        if self.run.is_open:
+            for action in self.after:
+                action()
 
     def check_id(self, value: str, cause: WorkflowTaskFailedCause.ValueType, name: str) -> None:
         """Refuse an id that is too long. Raises BadCommand."""

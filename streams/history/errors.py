@@ -82,8 +82,13 @@ def not_found(message: str = "workflow not found for ID") -> Rejected:
 
 
 def workflow_missing(workflow_id: str) -> Rejected:
-    """NOT_FOUND for a workflow id that has no run (or not the run asked for)."""
+    """NOT_FOUND for a workflow id that has no run."""
     return not_found(f"workflow not found for ID: {workflow_id}")
+
+
+def run_missing(workflow_id: str, run_id: str) -> Rejected:
+    """NOT_FOUND for a workflow id that does not have the run asked for."""
+    return not_found(f'workflow execution not found for workflow ID "{workflow_id}" and run ID "{run_id}"')
 
 
 def completed() -> Rejected:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from streams.history import activities, lifetime, state, user_timers, workflow_tasks
+from streams.history import activity_retries, lifetime, state, user_timers, workflow_tasks
 from streams.history.run import Run
 
 
@@ -15,6 +15,6 @@ def _workflow_task(run: Run, id: str) -> None:
 EXPIRE: dict[str, Callable[[Run, str], None]] = {
     state.CORE: lifetime.expire,
     state.WORKFLOW_TASK: _workflow_task,
-    state.ACTIVITY: activities.expire,
+    state.ACTIVITY: activity_retries.expire,
     state.TIMER: user_timers.fire,
 }

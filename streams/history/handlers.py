@@ -7,6 +7,8 @@ from typing import Any
 from streams import bodies
 from streams.history import (
     activities,
+    activity_results,
+    activity_retries,
     cancel_terminate,
     children,
     commands,
@@ -32,6 +34,8 @@ from streams.history.step import Step
 
 CONCERNS = (
     activities,
+    activity_results,
+    activity_retries,
     cancel_terminate,
     children,
     commands,

@@ -16,7 +16,7 @@ def find_run(step: Step, run_id: str) -> Run:
         run_id = current.run_id
     run = step.run(run_id)
     if not run.exists:
-        raise errors.workflow_missing(step.workflow_id)
+        raise errors.run_missing(step.workflow_id, run_id)
     return run
 
 

@@ -117,7 +117,8 @@ class Run:
 
     def record(self, event_type: int, attributes: Message, **extra: Any) -> HistoryEvent:
         """Add an event: to the history, or to the buffer while a workflow task runs. `extra` are event fields."""
-        event = HistoryEvent(event_type=event_type, event_time=self.step.timestamp, **extra)  # type: ignore[arg-type]
+        extra.setdefault("event_time", self.step.timestamp)
+        event = HistoryEvent(event_type=event_type, **extra)  # type: ignore[arg-type]
         getattr(event, ATTRIBUTES[event_type]).CopyFrom(attributes)
         if event_type not in UNBUFFERED and self.task_running:
             self.note(facts.EventBuffered(event))

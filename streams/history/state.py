@@ -183,7 +183,8 @@ class Activity(msgspec.Struct, frozen=True):
         to_close = self.first_scheduled_ms + self.schedule_to_close_ms if self.schedule_to_close_ms else 0
         if self.started_ms:
             start_to_close = self.started_ms + self.start_to_close_ms if self.start_to_close_ms else 0
-            heartbeat = (self.heartbeat_at_ms or self.started_ms) + self.heartbeat_ms if self.heartbeat_ms else 0
+            alive_ms = max(self.started_ms, self.heartbeat_at_ms)
+            heartbeat = alive_ms + self.heartbeat_ms if self.heartbeat_ms else 0
             return earliest(to_close, start_to_close, heartbeat)
         if self.retry_due_ms:
             return earliest(to_close, self.retry_due_ms)
