@@ -89,6 +89,11 @@ class Commands:
             for action in self.after:
                 action()
 
+    def require_attributes(self, name: str, cause: WorkflowTaskFailedCause.ValueType) -> None:
+        """Refuse a command whose attributes are missing. Raises BadCommand."""
+        if self.command.WhichOneof("attributes") is None:
+            raise BadCommand(cause, f"{name}CommandAttributes is not set on {name}Command.")
+
     def check_id(self, value: str, cause: WorkflowTaskFailedCause.ValueType, name: str) -> None:
         """Refuse an id that is too long. Raises BadCommand."""
         if len(value) > self.step.limits.id_length:

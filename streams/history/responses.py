@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from google.protobuf.message import Message
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import PollWorkflowTaskQueueResponse, RespondWorkflowTaskCompletedResponse
 
@@ -68,9 +69,14 @@ def reply_completed_with_task(run: Run, response: RespondWorkflowTaskCompletedRe
     """Answer a completed task with the next one, started in the same step."""
     nested, first, last = workflow_task(run, sticky=True)
     response.workflow_task.CopyFrom(nested)
+    reply_with_events(run, "completed", response, first, last)
+
+
+def reply_with_events(run: Run, kind: str, response: Message, first: int, last: int) -> None:
+    """Answer the step's own call with a response that has events `first`..`last` beside it."""
     correlation = run.step.correlation
     assert correlation is not None
-    _reply(run, correlation, "completed", response.SerializeToString(deterministic=True), first, last)
+    _reply(run, correlation, kind, response.SerializeToString(deterministic=True), first, last)
 
 
 def _reply(run: Run, correlation: Correlation, kind: str, body: bytes, first: int, last: int) -> None:

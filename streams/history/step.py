@@ -92,10 +92,14 @@ class Step:
         return config
 
     def derived_id(self, *parts: object) -> str:
-        """A uuid that follows from `parts` and this record's place in the log: the same on every refold."""
-        text = "\x1f".join(map(str, parts))
-        digest = hashlib.md5(text.encode(), usedforsecurity=False).digest()
-        return str(uuid.UUID(bytes=digest, version=4))
+        """A uuid that follows from `parts` and the record's time: the same on every refold.
+
+        Version 7, so that ids made one after the other lie side by side in the stores' indexes.
+        """
+        digest = hashlib.md5("\x1f".join(map(str, parts)).encode(), usedforsecurity=False).digest()
+        raw = self.now_ms.to_bytes(6, "big") + bytes((0x70 | digest[0] & 0x0F, digest[1]))
+        raw += bytes((0x80 | digest[2] & 0x3F,)) + digest[3:10]
+        return str(uuid.UUID(bytes=raw))
 
     # Effects
 

@@ -147,11 +147,10 @@ class Queue:
         for place, poll in self.entity.items(POLL):
             self._answer_empty(poll)
             self.entity.drop(POLL, place)
-        for identity, _ in self.entity.items(POLLER):
-            self.entity.drop(POLLER, identity)
+        for kind in (POLLER, TALLY):
+            for id, _ in self.entity.items(kind):
+                self.entity.drop(kind, id)
         self._hand_back_all()
-        if not self.view.tasks:
-            self.entity.clear()
 
     def due(self) -> None:
         """Time has passed: end what is over, hand back what nobody comes for, and look when to look again."""

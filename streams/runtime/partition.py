@@ -128,6 +128,10 @@ class Partition:
         self._applied = {a.source: (a.epoch, a.offset, a.index) for a in position.applied}
         self._links = {link.channel: (link.offset, link.index) for link in position.links}
 
+    def newest_epoch(self) -> int:
+        """The highest epoch of any gateway it has applied records of, 0 for none."""
+        return max((epoch for epoch, _, _ in self._applied.values()), default=0)
+
     def position(self, row_count: int = 0, checksum: int = 0) -> Position:
         """What a checkpoint taken now stands for."""
         return Position(

@@ -1,0 +1,162 @@
+"""Search attributes as clients and workflows set them: known names, values of the right type, bounded sizes.
+
+Source: common/searchattribute/{validator,mapper,encode_value}.go of the real server.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from temporalio.api.common.v1 import Payload, SearchAttributes
+
+from streams.limits import Limits
+from streams.stores.search_attributes import PREDEFINED_ATTRIBUTES, SYSTEM_ATTRIBUTES, ValueType
+
+SETTABLE: Final = frozenset(PREDEFINED_ATTRIBUTES) - {
+    "TemporalWorkerDeploymentVersion",
+    "TemporalWorkflowVersioningBehavior",
+    "TemporalWorkerDeployment",
+}
+"""Predefined attributes that clients may set."""
+
+TYPE_NAMES: Final = {
+    type_: "".join(part.capitalize() for part in type_.name.split("_")) for type_ in ValueType
+}
+"""What payloads' metadata calls the types."""
+
+_INT64: Final = 2**63
+
+
+class InvalidSearchAttributes(ValueError):
+    """Search attributes that cannot be set; the message is the API's."""
+
+
+def check(attributes: SearchAttributes, namespace: str, custom: Mapping[str, int], limits: Limits) -> None:
+    """Check search attributes that are to be set, and mark each value with its type.
+
+    `custom` maps the namespace's own attributes to IndexedValueType numbers. Raises InvalidSearchAttributes.
+    """
+    fields = attributes.indexed_fields
+    for name in fields:
+        if name not in SYSTEM_ATTRIBUTES and name not in PREDEFINED_ATTRIBUTES and name not in custom:
+            raise InvalidSearchAttributes(
+                f"Namespace {namespace} has no mapping defined for search attribute {name}"
+            )
+    if len(fields) > limits.search_attributes_keys:
+        raise InvalidSearchAttributes(
+            f"number of search attributes {len(fields)} exceeds limit {limits.search_attributes_keys}"
+        )
+    for name, payload in fields.items():
+        if name in SYSTEM_ATTRIBUTES or (name in PREDEFINED_ATTRIBUTES and name not in SETTABLE):
+            raise InvalidSearchAttributes(f"{name} attribute can't be set in SearchAttributes")
+        type_ = PREDEFINED_ATTRIBUTES.get(name) or ValueType(custom[name])
+        if not _is_of_type(payload, type_):
+            raise InvalidSearchAttributes(
+                f"invalid value for search attribute {name} of type {TYPE_NAMES[type_]}: {_shown(payload)}"
+            )
+    _check_sizes(attributes, limits)
+    for name, payload in fields.items():
+        type_ = PREDEFINED_ATTRIBUTES.get(name) or ValueType(custom[name])
+        payload.metadata["type"] = TYPE_NAMES[type_].encode()
+
+
+def _check_sizes(attributes: SearchAttributes, limits: Limits) -> None:
+    for name, payload in attributes.indexed_fields.items():
+        if len(payload.data) > limits.search_attribute_value_bytes:
+            raise InvalidSearchAttributes(
+                f"search attribute {name} value size {len(payload.data)} exceeds size limit "
+                f"{limits.search_attribute_value_bytes}"
+            )
+    if attributes.ByteSize() > limits.search_attributes_total_bytes:
+        raise InvalidSearchAttributes(
+            f"total size of search attributes {attributes.ByteSize()} exceeds size limit "
+            f"{limits.search_attributes_total_bytes}"
+        )
+
+
+def _decode(payload: Payload) -> Any:
+    """The value of a payload. Raises ValueError for encodings that search attributes do not have."""
+    encoding = payload.metadata.get("encoding", b"")
+    if encoding == b"binary/null":
+        return None
+    if encoding != b"json/plain":
+        raise ValueError(f"encoding {encoding!r}")
+    try:
+        return json.loads(payload.data)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _is_of_type(payload: Payload, type_: ValueType) -> bool:
+    try:
+        value = _decode(payload)
+    except ValueError:
+        return False
+    if value is None:
+        return True
+    is_one = _CHECKS[type_]
+    if isinstance(value, list):
+        return all(item is None or is_one(item) for item in value)
+    return type_ is not ValueType.KEYWORD_LIST and is_one(value)
+
+
+def _is_text(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_time(value: Any) -> bool:
+    if not isinstance(value, str) or "T" not in value:
+        return False
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -_INT64 <= value < _INT64
+
+
+_CHECKS: Final[Mapping[ValueType, Callable[[Any], bool]]] = {
+    ValueType.TEXT: _is_text,
+    ValueType.KEYWORD: _is_text,
+    ValueType.KEYWORD_LIST: _is_text,
+    ValueType.BOOL: lambda value: isinstance(value, bool),
+    ValueType.INT: _is_integer,
+    ValueType.DOUBLE: lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    ValueType.DATETIME: _is_time,
+}
+
+
+def _shown(payload: Payload) -> str:
+    """A wrong value, as the real server writes it."""
+    try:
+        value = _decode(payload)
+    except ValueError:
+        return f"value from <{str(payload).strip()}>"
+    return _go(value)
+
+
+def _go(value: Any) -> str:
+    match value:
+        case None:
+            return "<nil>"
+        case bool():
+            return str(value).lower()
+        case float():
+            return str(int(value)) if value.is_integer() and abs(value) < 1e21 else repr(value)
+        case list():
+            return "[" + " ".join(map(_go, value)) + "]"
+        case dict():
+            return "map[" + " ".join(f"{key}:{_go(value[key])}" for key in sorted(value)) + "]"
+        case _:
+            return str(value)

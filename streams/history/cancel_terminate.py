@@ -1,0 +1,97 @@
+"""Calls that ask a run to end, or end it by force."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from temporalio.api.common.v1 import Link, WorkflowExecution
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionCancelRequestedEventAttributes
+from temporalio.api.workflowservice.v1 import (
+    RequestCancelWorkflowExecutionRequest,
+    RequestCancelWorkflowExecutionResponse,
+    ResetStickyTaskQueueResponse,
+    TerminateWorkflowExecutionRequest,
+    TerminateWorkflowExecutionResponse,
+)
+
+from streams import bodies
+from streams.history import closing, workflow_tasks
+from streams.history.calls import handles_call
+from streams.history.evolve import applies
+from streams.history.lookup import find_open_run
+from streams.history.run import Run
+from streams.history.step import Step
+
+
+@handles_call("RequestCancelWorkflowExecution")
+def request_cancel_call(step: Step, call: bodies.Call) -> None:
+    """Ask a run to cancel itself. Asking again changes nothing."""
+    request = RequestCancelWorkflowExecutionRequest.FromString(call.request)
+    run = find_open_run(step, call.run_id, request.first_execution_run_id)
+    request_cancel(
+        run,
+        identity=request.identity,
+        cause=request.reason,
+        request_id=request.request_id,
+        links=request.links,
+    )
+    step.reply(RequestCancelWorkflowExecutionResponse())
+
+
+def request_cancel(
+    run: Run,
+    *,
+    identity: str = "",
+    cause: str = "",
+    request_id: str = "",
+    links: Iterable[Link] = (),
+    external: WorkflowExecution | None = None,
+    external_initiated_event_id: int = 0,
+) -> bool:
+    """Record that cancellation was asked for and have the workflow see it; False when it was before."""
+    if run.core.cancel_requested:
+        return False
+    extra: dict[str, object] = {}
+    if links:
+        extra["links"] = links
+    run.record(
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED,
+        WorkflowExecutionCancelRequestedEventAttributes(
+            cause=cause,
+            identity=identity,
+            external_workflow_execution=external,
+            external_initiated_event_id=external_initiated_event_id,
+        ),
+        **extra,
+    )
+    run.change_core(cancel_request_id=request_id)
+    workflow_tasks.schedule_if_none(run)
+    return True
+
+
+@applies(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
+def _cancel_requested(run: Run, event: HistoryEvent) -> None:
+    run.set_core(cancel_requested=True)
+
+
+@handles_call("TerminateWorkflowExecution")
+def terminate_call(step: Step, call: bodies.Call) -> None:
+    """End a run by force."""
+    request = TerminateWorkflowExecutionRequest.FromString(call.request)
+    run = find_open_run(step, call.run_id, request.first_execution_run_id)
+    extra: dict[str, object] = {}
+    if request.links:
+        extra["links"] = request.links
+    closing.terminate(
+        run, request.reason, request.identity, request.details if request.HasField("details") else None, **extra
+    )
+    step.reply(TerminateWorkflowExecutionResponse())
+
+
+@handles_call("ResetStickyTaskQueue")
+def reset_sticky(step: Step, call: bodies.Call) -> None:
+    """Forget which worker has the run cached."""
+    run = find_open_run(step, call.run_id)
+    workflow_tasks.drop_sticky(run)
+    step.reply(ResetStickyTaskQueueResponse())
