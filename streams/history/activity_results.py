@@ -1,6 +1,7 @@
 """What workers and clients answer for activities: completed, failed, canceled, still alive.
 
-Behaviour: Respond…ActivityTask… and RecordActivityTaskHeartbeat of the real server, both by token and by id.
+Behaviour: Respond…ActivityTask… and RecordActivityTaskHeartbeat of the real server, by token and by id. Payloads
+over the limit have been turned into failures before: that needs no state.
 """
 
 from __future__ import annotations
@@ -20,17 +21,13 @@ from temporalio.api.workflowservice import v1 as api
 
 from streams import bodies
 from streams.avro import DecodeError
-from streams.history import activities, activity_retries, errors, retries
+from streams.history import activities, activity_retries, errors
 from streams.history.calls import handles_call
 from streams.history.lookup import find_open_run
 from streams.history.run import Run
 from streams.history.state import Activity
 from streams.history.step import Step
 from streams.task_token import TaskToken
-
-RESULT_TOO_LARGE = "Complete result exceeds size limit."
-CANCEL_TOO_LARGE = "Cancel details exceed size limit."
-HEARTBEAT_TOO_LARGE = "Heartbeat details exceed size limit."
 
 MISSING = "invalid activityID or activity already timed out or invoking workflow is completed"
 NOT_CANCELED = "unable to mark activity as canceled without activity being request canceled first"
@@ -92,10 +89,6 @@ def _started(step: Step, request: Any) -> Attempt:
     return attempt
 
 
-def _too_large(step: Step, payloads: Payloads) -> bool:
-    return payloads.ByteSize() > step.limits.blob_size_error_bytes
-
-
 # --- completed ---
 
 
@@ -114,9 +107,6 @@ def respond_completed_by_id(step: Step, call: bodies.Call) -> None:
 
 
 def _complete(step: Step, request: Any) -> None:
-    if _too_large(step, request.result):
-        _fail(_started(step, request), retries.server_failure(RESULT_TOO_LARGE, non_retryable=True))
-        return
     attempt = _find(step, request)
     run, activity = attempt.run, attempt.activity
     if not activity.started_ms:
@@ -144,39 +134,18 @@ def respond_failed(step: Step, call: bodies.Call) -> None:
     """The worker's activity failed: it is retried, or the workflow learns of it."""
     request = api.RespondActivityTaskFailedRequest.FromString(call.request)
     attempt = _started(step, request)
-    notes: list[Failure] = []
     if request.HasField("last_heartbeat_details"):
-        if _too_large(step, request.last_heartbeat_details):
-            notes.append(retries.server_failure(HEARTBEAT_TOO_LARGE, non_retryable=True))
-        else:
-            attempt.activity = _beat(attempt, request.last_heartbeat_details)
-    _fail(attempt, _checked_failure(step, request, notes))
-    step.reply(api.RespondActivityTaskFailedResponse(failures=notes))
+        attempt.activity = _beat(attempt, request.last_heartbeat_details)
+    _fail(attempt, request.failure if request.HasField("failure") else None)
+    step.reply(api.RespondActivityTaskFailedResponse())
 
 
 @handles_call("RespondActivityTaskFailedById")
 def respond_failed_by_id(step: Step, call: bodies.Call) -> None:
     """A client fails an activity. Heartbeat details are not taken from it, as the real server does not."""
     request = api.RespondActivityTaskFailedByIdRequest.FromString(call.request)
-    attempt = _started(step, request)
-    notes: list[Failure] = []
-    if request.HasField("last_heartbeat_details") and _too_large(step, request.last_heartbeat_details):
-        notes.append(retries.server_failure(HEARTBEAT_TOO_LARGE, non_retryable=True))
-    _fail(attempt, _checked_failure(step, request, notes))
-    step.reply(api.RespondActivityTaskFailedByIdResponse(failures=notes))
-
-
-def _checked_failure(step: Step, request: Any, notes: list[Failure]) -> Failure | None:
-    """The failure of a request, cut to size when it is too large; `notes` tells the worker of that."""
-    if not request.HasField("failure"):
-        return None
-    failure: Failure = request.failure
-    if failure.ByteSize() > step.limits.blob_size_error_bytes:
-        cut = retries.server_failure(activity_retries.FAILURE_TOO_LARGE, non_retryable=True)
-        cut.cause.CopyFrom(retries.truncate(failure, step.limits.blob_size_warn_bytes))
-        notes.append(cut)
-        return cut
-    return failure
+    _fail(_started(step, request), request.failure if request.HasField("failure") else None)
+    step.reply(api.RespondActivityTaskFailedByIdResponse())
 
 
 def _fail(attempt: Attempt, failure: Failure | None) -> None:
@@ -219,9 +188,6 @@ def respond_canceled_by_id(step: Step, call: bodies.Call) -> None:
 def _cancel(step: Step, request: Any) -> None:
     attempt = _started(step, request)
     run, activity = attempt.run, attempt.activity
-    if _too_large(step, request.details):
-        _fail(attempt, retries.server_failure(CANCEL_TOO_LARGE, non_retryable=True))
-        return
     if not activity.cancel_requested_event_id:
         raise errors.invalid(NOT_CANCELED)
     started_event_id = activities.record_started(run, activity)
@@ -256,13 +222,9 @@ def heartbeat_by_id(step: Step, call: bodies.Call) -> None:
 
 
 def _heartbeat(step: Step, request: Any) -> bool:
-    """Whether the activity is to end: the workflow asks for it, or it failed as its details are too large."""
-    attempt = _started(step, request)
-    if _too_large(step, request.details):
-        _fail(attempt, retries.server_failure(HEARTBEAT_TOO_LARGE, non_retryable=True))
-        return True
+    """Whether the workflow asks the activity to end."""
     details = request.details if request.HasField("details") else None
-    return bool(_beat(attempt, details, request.identity).cancel_requested_event_id)
+    return bool(_beat(_started(step, request), details, request.identity).cancel_requested_event_id)
 
 
 def _beat(attempt: Attempt, details: Payloads | None, identity: str = "") -> Activity:
