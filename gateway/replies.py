@@ -1,0 +1,48 @@
+"""Replies of the engine, and the calls that await them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from streams.runtime.records import Correlation, Reply
+
+NotAwaited = Callable[[int, Reply], None]
+"""Takes a reply that nobody awaits any more: not_awaited(call id, reply)."""
+
+
+class Replies:
+    """Futures of calls by their number in the gateway's epoch. Belongs to the event loop's thread."""
+
+    def __init__(self, gateway: str) -> None:
+        self._gateway = gateway
+        self._epoch = 0
+        self._last = 0
+        self._awaited: dict[int, asyncio.Future[Reply]] = {}
+        self.not_awaited: NotAwaited | None = None
+
+    def begin(self, epoch: int) -> None:
+        """Start numbering under `epoch`, in milliseconds."""
+        self._epoch = epoch
+        self._loop = asyncio.get_running_loop()
+
+    def expect(self) -> tuple[Correlation, asyncio.Future[Reply]]:
+        """A new call's correlation and the future of its reply; `forget` it if it is no longer awaited."""
+        self._last = id = self._last + 1
+        self._awaited[id] = future = self._loop.create_future()
+        return Correlation(self._gateway, self._epoch, id), future
+
+    def forget(self, id: int) -> None:
+        """Await a reply no longer."""
+        self._awaited.pop(id, None)
+
+    def deliver(self, id: int, reply: Reply) -> None:
+        """Resolve a call; called by the engine on the loop."""
+        future = self._awaited.pop(id, None)
+        if future is not None and not future.done():
+            future.set_result(reply)
+        elif self.not_awaited is not None:
+            self.not_awaited(id, reply)
+
+    def __len__(self) -> int:
+        return len(self._awaited)

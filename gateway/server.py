@@ -1,0 +1,218 @@
+"""The gateway: Temporal's gRPC API in front of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.message import DecodeError
+from temporalio.api.common.v1 import GrpcStatus
+from temporalio.api.enums.v1 import ResourceExhaustedCause, ResourceExhaustedScope
+from temporalio.api.errordetails.v1 import ResourceExhaustedFailure
+
+from gateway import client_versions, errors
+from gateway.admission import Gate, LongCalls, ShortCalls
+from gateway.backend import Backend
+from gateway.cluster import Cluster
+from gateway.engine import Engine
+from gateway.errors import ApiError
+from gateway.histories import Histories
+from gateway.infrastructure import Infrastructure
+from gateway.methods import LONG, SERVICES, Handlers, Method, table
+from gateway.namespaces import Namespaces
+from gateway.polls import Polls
+from gateway.service_metrics import Operation, ServiceMetrics
+from gateway.task_calls import TaskCalls
+from gateway.task_queues import TaskQueues
+from gateway.updates import Updates
+from gateway.visibility import Store, Visibility
+from gateway.workflow_calls import WorkflowCalls
+from streams.limits import GRPC_MESSAGE_MAX_BYTES, Limits
+
+GrpcContext = grpc.aio.ServicerContext[bytes, bytes]
+Serve = Callable[[bytes, GrpcContext], Awaitable[bytes]]
+
+_DETAILS_KEY: Final = "grpc-status-details-bin"
+_STOP_GRACE_S: Final = 5.0
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", GRPC_MESSAGE_MAX_BYTES),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.so_reuseport", 0),  # a port that is taken is an error
+    # SDKs ping every 30 s, with or without calls under way.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # Find out about clients that vanished, so that their polls end.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class Gateway:
+    """Serves WorkflowService, OperatorService, health and reflection.
+
+    `limits` bound requests, `metrics` count them; `name` tells this gateway from others of the same engine.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        visibility_store: Store,
+        limits: Limits,
+        metrics: ServiceMetrics,
+        name: str = "gateway-0",
+    ) -> None:
+        self._backend = backend = Backend(engine, limits, name)
+        self._metrics = metrics
+        self._short_calls = ShortCalls(limits)
+        self._long_calls = ShortCalls(limits)
+        histories = Histories(backend)
+        self._polls = Polls(backend, histories, metrics)
+        self._cluster = Cluster(backend)
+        self._handlers = Handlers(
+            workflows=WorkflowCalls(backend),
+            updates=Updates(backend),
+            histories=histories,
+            polls=self._polls,
+            tasks=TaskCalls(backend, histories),
+            queues=TaskQueues(backend),
+            visibility=Visibility(backend, visibility_store),
+            namespaces=Namespaces(backend),
+            cluster=self._cluster,
+        )
+        self._infrastructure = Infrastructure([service.full_name for service in SERVICES])
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, address: str) -> int:
+        """Take calls at `address` (host:port, port 0 for a free one). Returns the port.
+
+        Raises OSError when the address cannot be used.
+        """
+        self._backend.begin()
+        server = grpc.aio.server(options=_OPTIONS)
+        methods = {
+            method.path: grpc.unary_unary_rpc_method_handler(self._serve(method))
+            for method in table(self._handlers)
+        }
+        server.add_generic_rpc_handlers((_Paths(methods),))
+        await self._infrastructure.add_to(server)
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError:
+            port = 0
+        if not port:
+            raise OSError(f"cannot listen at {address}")
+        self._cluster.address = f"{address.rpartition(':')[0]}:{port}"
+        await server.start()
+        self._server = server
+        await self._infrastructure.serve()
+        return port
+
+    async def drain(self) -> None:
+        """End what waits: polls without a task, long polls with what there is. Then only short calls run."""
+        await self._infrastructure.drain()
+        self._polls.drain()
+        self._backend.drain()
+
+    async def stop(self) -> None:
+        """Refuse new calls, give those in flight a few seconds, and stop."""
+        if self._server is not None:
+            await self._server.stop(_STOP_GRACE_S)
+            self._server = None
+
+    def _serve(self, method: Method) -> Serve:
+        """The coroutine function that answers a method's calls, from bytes to bytes."""
+        if method.handler is None:
+            return self._serve_unimplemented(method)
+        handler, parse, name = method.handler, method.request.FromString, method.name
+        has_namespace = "namespace" in method.request.DESCRIPTOR.fields_by_name
+        waits_if_asked = name == "GetWorkflowExecutionHistory"
+        short: Gate = self._short_calls
+        long: Gate = LongCalls(self._backend.limits, self._long_calls) if name in LONG else short
+        operations: dict[str, Operation] = {}
+
+        async def serve(data: bytes, context: GrpcContext) -> bytes:
+            try:
+                request = parse(data)
+            except DecodeError:
+                request = None
+            namespace = request.namespace if has_namespace and request is not None else ""
+            operation = operations.get(namespace) or self._operation(name, namespace, operations)
+            started = operation.begin()
+            try:
+                if request is None:
+                    raise errors.invalid("The request is not a valid message.")
+                client_versions.check(context.invocation_metadata())
+                gate = short if waits_if_asked and not request.wait_new_event else long
+                gate.enter(namespace)
+                try:
+                    return await handler(request, data, context)
+                finally:
+                    gate.leave(namespace)
+            except ApiError as error:
+                failure = error
+            except Exception:
+                _log.exception("a call failed", method=name)
+                failure = ApiError(
+                    errors.INTERNAL, "The server failed on this request; its log has the reason."
+                )
+            finally:
+                operation.end(started)
+            return await _fail(operation, context, failure)
+
+        return serve
+
+    def _operation(self, name: str, namespace: str, known: dict[str, Operation]) -> Operation:
+        """The metrics of a method in a namespace; what clients make up shares one."""
+        if namespace not in self._backend.engine.namespaces:
+            return self._metrics.operation(name, "")
+        operation = known[namespace] = self._metrics.operation(name, namespace)
+        return operation
+
+    def _serve_unimplemented(self, method: Method) -> Serve:
+        failure = errors.unimplemented(f"This server does not support {method.name}.")
+
+        async def serve(data: bytes, context: GrpcContext) -> bytes:
+            operation = self._metrics.operation(method.name, "")
+            operation.end(operation.begin())
+            return await _fail(operation, context, failure)
+
+        return serve
+
+
+async def _fail(operation: Operation, context: GrpcContext, failure: ApiError) -> bytes:
+    """End a call with an error."""
+    operation.fail(failure.name, expected=failure.code not in errors.UNEXPECTED)
+    if failure.code == errors.RESOURCE_EXHAUSTED:
+        operation.exhausted(*_cause(failure))
+    details = ((_DETAILS_KEY, failure.status),) if failure.status else ()
+    await context.abort(errors.CODES[failure.code], failure.message, details)
+
+
+def _cause(failure: ApiError) -> tuple[str, str]:
+    """What was exhausted, and whose limit it was, by name."""
+    detail = ResourceExhaustedFailure()
+    for packed in GrpcStatus.FromString(failure.status).details:
+        packed.Unpack(detail)
+    cause, scope = ResourceExhaustedCause.Name(detail.cause), ResourceExhaustedScope.Name(detail.scope)
+    return _camel(cause, "RESOURCE_EXHAUSTED_CAUSE_"), _camel(scope, "RESOURCE_EXHAUSTED_SCOPE_")
+
+
+def _camel(name: str, prefix: str) -> str:
+    return "".join(part.capitalize() for part in name.removeprefix(prefix).split("_"))
+
+
+class _Paths(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+    """Finds a method's handler by its path."""
+
+    def __init__(self, methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        self._methods = methods
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        return self._methods.get(handler_call_details.method)

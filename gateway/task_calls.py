@@ -1,0 +1,275 @@
+"""Workers' answers to their tasks, routed by the task's token, or by workflow and activity id."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from temporalio.api.enums.v1 import QueryResultType
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.workflowservice.v1 import (
+    RecordActivityTaskHeartbeatByIdRequest,
+    RecordActivityTaskHeartbeatRequest,
+    RecordActivityTaskHeartbeatResponse,
+    RespondActivityTaskCanceledByIdRequest,
+    RespondActivityTaskCanceledRequest,
+    RespondActivityTaskCompletedByIdRequest,
+    RespondActivityTaskCompletedRequest,
+    RespondActivityTaskFailedByIdRequest,
+    RespondActivityTaskFailedRequest,
+    RespondActivityTaskFailedResponse,
+    RespondQueryTaskCompletedRequest,
+    RespondWorkflowTaskCompletedRequest,
+    RespondWorkflowTaskFailedRequest,
+)
+
+from gateway import errors, oversize
+from gateway.backend import Backend, Context
+from gateway.histories import Histories
+from gateway.validation import (
+    check_identity,
+    check_known_workflow_id,
+    check_run_id,
+    check_versioning,
+)
+from streams.avro import DecodeError
+from streams.bodies import ACTIVITY_TASK, QUERY_TASK, WORKFLOW_TASK
+from streams.task_token import TaskToken
+
+Failed = RespondActivityTaskFailedRequest
+FailedById = RespondActivityTaskFailedByIdRequest
+ById = (
+    RecordActivityTaskHeartbeatByIdRequest
+    | RespondActivityTaskCompletedByIdRequest
+    | FailedById
+    | RespondActivityTaskCanceledByIdRequest
+)
+_CANCEL_REQUESTED: Final = RecordActivityTaskHeartbeatResponse(cancel_requested=True).SerializeToString()
+
+
+class TokenRequest(Protocol):
+    """What every request with a task token has."""
+
+    @property
+    def task_token(self) -> bytes: ...
+    @property
+    def namespace(self) -> str: ...
+
+
+class TaskCalls:
+    """Handlers of answers to workflow, query and activity tasks."""
+
+    def __init__(self, backend: Backend, histories: Histories) -> None:
+        self._backend = backend
+        self._histories = histories
+
+    # Workflow and query tasks
+
+    async def workflow_task_completed(
+        self, request: RespondWorkflowTaskCompletedRequest, data: bytes, context: Context
+    ) -> bytes:
+        """RespondWorkflowTaskCompleted. The answer may carry the next task, with its events."""
+        token = self._token(request, WORKFLOW_TASK)
+        check_identity(request.identity, self._backend.limits)
+        check_versioning(request.worker_version_stamp, self._backend.limits)
+        if request.intermediate_page:
+            raise errors.unimplemented("Paginated completion of workflow tasks is not supported.")
+        reply = await self._backend.call(
+            "RespondWorkflowTaskCompleted",
+            token.namespace,
+            token.workflow_id,
+            token.run_id,
+            data,
+            context,
+            opens_run=True,
+        )
+        return await self._histories.attach(reply)
+
+    async def workflow_task_failed(
+        self, request: RespondWorkflowTaskFailedRequest, data: bytes, context: Context
+    ) -> bytes:
+        """RespondWorkflowTaskFailed."""
+        token = self._token(request, WORKFLOW_TASK)
+        limits = self._backend.limits
+        check_identity(request.identity, limits)
+        if request.failure.ByteSize() > limits.blob_size_error_bytes:
+            cause = oversize.truncated(request.failure, limits.blob_size_warn_bytes)
+            request.failure.CopyFrom(oversize.server_failure(oversize.FAILURE, cause))
+            data = request.SerializeToString()
+        return await self._respond("RespondWorkflowTaskFailed", token, data, context)
+
+    async def query_task_completed(
+        self, request: RespondQueryTaskCompletedRequest, data: bytes, context: Context
+    ) -> bytes:
+        """RespondQueryTaskCompleted."""
+        token = self._token(request, QUERY_TASK)
+        if request.query_result.ByteSize() > self._backend.limits.blob_size_error_bytes:
+            request.ClearField("query_result")
+            request.completed_type = QueryResultType.QUERY_RESULT_TYPE_FAILED
+            request.error_message = "Blob data size exceeds limit."
+            data = request.SerializeToString()
+        return await self._respond("RespondQueryTaskCompleted", token, data, context)
+
+    # Activity tasks by token
+
+    async def heartbeat(
+        self, request: RecordActivityTaskHeartbeatRequest, data: bytes, context: Context
+    ) -> bytes:
+        """RecordActivityTaskHeartbeat."""
+        token = self._token(request, ACTIVITY_TASK)
+        if self._is_over(request.details.ByteSize()):
+            await self._fail(token, request.task_token, request.identity, oversize.HEARTBEAT, context)
+            return _CANCEL_REQUESTED
+        return await self._respond("RecordActivityTaskHeartbeat", token, data, context)
+
+    async def activity_completed(
+        self, request: RespondActivityTaskCompletedRequest, data: bytes, context: Context
+    ) -> bytes:
+        """RespondActivityTaskCompleted."""
+        token = self._token(request, ACTIVITY_TASK)
+        check_identity(request.identity, self._backend.limits)
+        if self._is_over(request.result.ByteSize()):
+            return await self._fail(token, request.task_token, request.identity, oversize.RESULT, context)
+        return await self._respond("RespondActivityTaskCompleted", token, data, context)
+
+    async def activity_failed(self, request: Failed, data: bytes, context: Context) -> bytes:
+        """RespondActivityTaskFailed."""
+        token = self._token(request, ACTIVITY_TASK)
+        if request.HasField("failure") and not request.failure.HasField("application_failure_info"):
+            raise errors.invalid("Failure must have ApplicationFailureInfo.")
+        check_identity(request.identity, self._backend.limits)
+        cut = self._cut(request)
+        if cut:
+            data = request.SerializeToString()
+        reply = await self._respond("RespondActivityTaskFailed", token, data, context)
+        return RespondActivityTaskFailedResponse(failures=cut).SerializeToString() if cut else reply
+
+    async def activity_canceled(
+        self, request: RespondActivityTaskCanceledRequest, data: bytes, context: Context
+    ) -> bytes:
+        """RespondActivityTaskCanceled."""
+        token = self._token(request, ACTIVITY_TASK)
+        check_identity(request.identity, self._backend.limits)
+        if self._is_over(request.details.ByteSize()):
+            return await self._fail(
+                token, request.task_token, request.identity, oversize.CANCEL_DETAILS, context
+            )
+        return await self._respond("RespondActivityTaskCanceled", token, data, context)
+
+    # Activity tasks by id
+
+    async def heartbeat_by_id(
+        self, request: RecordActivityTaskHeartbeatByIdRequest, data: bytes, context: Context
+    ) -> bytes:
+        """RecordActivityTaskHeartbeatById."""
+        self._check_ids(request)
+        if self._is_over(request.details.ByteSize()):
+            await self._fail_by_id(request, oversize.HEARTBEAT, context)
+            return _CANCEL_REQUESTED
+        return await self._respond_by_id("RecordActivityTaskHeartbeatById", request, data, context)
+
+    async def activity_completed_by_id(
+        self, request: RespondActivityTaskCompletedByIdRequest, data: bytes, context: Context
+    ) -> bytes:
+        """RespondActivityTaskCompletedById."""
+        self._check_ids(request)
+        if self._is_over(request.result.ByteSize()):
+            return await self._fail_by_id(request, oversize.RESULT, context)
+        return await self._respond_by_id("RespondActivityTaskCompletedById", request, data, context)
+
+    async def activity_failed_by_id(self, request: FailedById, data: bytes, context: Context) -> bytes:
+        """RespondActivityTaskFailedById."""
+        self._check_ids(request)
+        cut = self._cut(request)
+        if cut:
+            data = request.SerializeToString()
+        reply = await self._respond_by_id("RespondActivityTaskFailedById", request, data, context)
+        return RespondActivityTaskFailedResponse(failures=cut).SerializeToString() if cut else reply
+
+    async def activity_canceled_by_id(
+        self, request: RespondActivityTaskCanceledByIdRequest, data: bytes, context: Context
+    ) -> bytes:
+        """RespondActivityTaskCanceledById."""
+        self._check_ids(request)
+        if self._is_over(request.details.ByteSize()):
+            return await self._fail_by_id(request, oversize.CANCEL_DETAILS, context)
+        return await self._respond_by_id("RespondActivityTaskCanceledById", request, data, context)
+
+    # Shared
+
+    def _token(self, request: TokenRequest, task_kind: str) -> TaskToken:
+        """The token of a request, whose namespace exists. Raises ApiError."""
+        if not request.task_token:
+            raise errors.invalid("Task token not set on request.")
+        try:
+            token = TaskToken.decode(request.task_token)
+        except DecodeError:
+            raise errors.invalid("Error deserializing task token.") from None
+        if token.task_kind != task_kind:
+            raise errors.invalid("Invalid TaskToken.")
+        self._backend.namespace(token.namespace)
+        if request.namespace != token.namespace and request.namespace in self._backend.engine.namespaces:
+            raise errors.invalid("Operation requested with a token from a different namespace.")
+        check_known_workflow_id(token.workflow_id)
+        return token
+
+    async def _respond(self, method: str, token: TaskToken, data: bytes, context: Context) -> bytes:
+        reply = await self._backend.call(
+            method, token.namespace, token.workflow_id, token.run_id, data, context
+        )
+        return reply.body
+
+    async def _fail(
+        self, token: TaskToken, task_token: bytes, identity: str, reason: str, context: Context
+    ) -> bytes:
+        """Fail the activity in place of an answer that is too large. Returns the empty response."""
+        failed = Failed(
+            task_token=task_token,
+            namespace=token.namespace,
+            failure=oversize.server_failure(reason),
+            identity=identity,
+        )
+        await self._respond("RespondActivityTaskFailed", token, failed.SerializeToString(), context)
+        return b""
+
+    async def _respond_by_id(self, method: str, request: ById, data: bytes, context: Context) -> bytes:
+        reply = await self._backend.call(
+            method, request.namespace, request.workflow_id, request.run_id, data, context
+        )
+        return reply.body
+
+    async def _fail_by_id(self, request: ById, reason: str, context: Context) -> bytes:
+        failed = FailedById(
+            namespace=request.namespace,
+            workflow_id=request.workflow_id,
+            run_id=request.run_id,
+            activity_id=request.activity_id,
+            failure=oversize.server_failure(reason),
+            identity=request.identity,
+        )
+        await self._respond_by_id(
+            "RespondActivityTaskFailedById", request, failed.SerializeToString(), context
+        )
+        return b""
+
+    def _check_ids(self, request: ById) -> None:
+        self._backend.namespace(request.namespace)
+        check_known_workflow_id(request.workflow_id)
+        if not request.activity_id:
+            raise errors.invalid("ActivityId is not set on request.")
+        check_run_id(request.run_id)
+        check_identity(request.identity, self._backend.limits)
+
+    def _is_over(self, size_bytes: int) -> bool:
+        return size_bytes > self._backend.limits.blob_size_error_bytes
+
+    def _cut(self, request: Failed | FailedById) -> list[Failure]:
+        """Cut what is too large out of a failed activity's request. Returns what the worker is told of it."""
+        told = []
+        if self._is_over(request.last_heartbeat_details.ByteSize()):
+            told.append(oversize.server_failure(oversize.HEARTBEAT))
+            request.ClearField("last_heartbeat_details")
+        if self._is_over(request.failure.ByteSize()):
+            cause = oversize.truncated(request.failure, self._backend.limits.blob_size_warn_bytes)
+            request.failure.CopyFrom(oversize.server_failure(oversize.FAILURE, cause))
+            told.append(request.failure)
+        return told

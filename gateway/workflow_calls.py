@@ -1,0 +1,236 @@
+"""Calls about one workflow: checked, given to the workflow's owner, answered with what it replies."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Final
+
+from temporalio.api.enums.v1 import ResetReapplyType
+from temporalio.api.workflowservice.v1 import (
+    DeleteWorkflowExecutionRequest,
+    DescribeWorkflowExecutionRequest,
+    QueryWorkflowRequest,
+    RequestCancelWorkflowExecutionRequest,
+    ResetStickyTaskQueueRequest,
+    ResetWorkflowExecutionRequest,
+    SignalWithStartWorkflowExecutionRequest,
+    SignalWorkflowExecutionRequest,
+    StartWorkflowExecutionRequest,
+    TerminateWorkflowExecutionRequest,
+)
+
+from gateway import errors
+from gateway.backend import REGISTERED, Backend, Context
+from gateway.starts import check_signal_name, complete_signal_with_start, complete_start
+from gateway.validation import check_blob, check_execution, check_links, check_request_id
+from streams.bodies import Call
+from streams.topology import COMMANDS, workflow_key
+
+QUERY_TIMEOUT_S: Final = 30.0
+"""The longest that a query waits for its worker, as in the real server."""
+_TERMINATE_REASON: Final = "terminated by user via frontend"
+_TERMINATE_IDENTITY: Final = "frontend-service"
+
+
+class WorkflowCalls:
+    """Handlers of calls that name their workflow."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def start(self, request: StartWorkflowExecutionRequest, data: bytes, context: Context) -> bytes:
+        """StartWorkflowExecution."""
+        namespace = self._backend.namespace(request.namespace, REGISTERED)
+        complete_start(request, namespace, self._backend.limits)
+        reply = await self._backend.call(
+            "StartWorkflowExecution",
+            namespace.name,
+            request.workflow_id,
+            "",
+            request.SerializeToString(),
+            context,
+            opens_run=True,
+        )
+        return reply.body
+
+    async def signal_with_start(
+        self, request: SignalWithStartWorkflowExecutionRequest, data: bytes, context: Context
+    ) -> bytes:
+        """SignalWithStartWorkflowExecution."""
+        namespace = self._backend.namespace(request.namespace, REGISTERED)
+        complete_signal_with_start(request, namespace, self._backend.limits)
+        reply = await self._backend.call(
+            "SignalWithStartWorkflowExecution",
+            namespace.name,
+            request.workflow_id,
+            "",
+            request.SerializeToString(),
+            context,
+            opens_run=True,
+        )
+        return reply.body
+
+    async def signal(self, request: SignalWorkflowExecutionRequest, data: bytes, context: Context) -> bytes:
+        """SignalWorkflowExecution."""
+        backend, execution = self._backend, request.workflow_execution
+        namespace = backend.namespace(request.namespace)
+        check_execution(execution, request.HasField("workflow_execution"))
+        check_signal_name(request.signal_name, backend.limits)
+        check_request_id(request.request_id, backend.limits)
+        check_links(request.links, backend.limits)
+        check_blob(request.input, backend.limits)
+        if not request.request_id:
+            request.request_id = str(uuid.uuid4())
+            data = request.SerializeToString()
+        reply = await backend.call(
+            "SignalWorkflowExecution",
+            namespace.name,
+            execution.workflow_id,
+            execution.run_id,
+            data,
+            context,
+        )
+        return reply.body
+
+    async def request_cancel(
+        self, request: RequestCancelWorkflowExecutionRequest, data: bytes, context: Context
+    ) -> bytes:
+        """RequestCancelWorkflowExecution."""
+        backend, execution = self._backend, request.workflow_execution
+        namespace = backend.namespace(request.namespace)
+        check_execution(execution, request.HasField("workflow_execution"))
+        check_links(request.links, backend.limits)
+        check_request_id(request.request_id, backend.limits)
+        if not request.request_id:
+            request.request_id = str(uuid.uuid4())
+            data = request.SerializeToString()
+        reply = await backend.call(
+            "RequestCancelWorkflowExecution",
+            namespace.name,
+            execution.workflow_id,
+            execution.run_id,
+            data,
+            context,
+        )
+        return reply.body
+
+    async def terminate(
+        self, request: TerminateWorkflowExecutionRequest, data: bytes, context: Context
+    ) -> bytes:
+        """TerminateWorkflowExecution."""
+        backend, execution = self._backend, request.workflow_execution
+        namespace = backend.namespace(request.namespace)
+        check_execution(execution, request.HasField("workflow_execution"))
+        check_links(request.links, backend.limits)
+        check_blob(request.details, backend.limits)
+        if not (request.reason and request.identity):
+            request.reason = request.reason or _TERMINATE_REASON
+            request.identity = request.identity or _TERMINATE_IDENTITY
+            data = request.SerializeToString()
+        reply = await backend.call(
+            "TerminateWorkflowExecution",
+            namespace.name,
+            execution.workflow_id,
+            execution.run_id,
+            data,
+            context,
+        )
+        return reply.body
+
+    async def delete(self, request: DeleteWorkflowExecutionRequest, data: bytes, context: Context) -> bytes:
+        """DeleteWorkflowExecution."""
+        execution = request.workflow_execution
+        namespace = self._backend.namespace(request.namespace)
+        check_execution(execution, request.HasField("workflow_execution"))
+        reply = await self._backend.call(
+            "DeleteWorkflowExecution",
+            namespace.name,
+            execution.workflow_id,
+            execution.run_id,
+            data,
+            context,
+        )
+        return reply.body
+
+    async def describe(
+        self, request: DescribeWorkflowExecutionRequest, data: bytes, context: Context
+    ) -> bytes:
+        """DescribeWorkflowExecution."""
+        execution = request.execution
+        namespace = self._backend.namespace(request.namespace)
+        check_execution(execution, request.HasField("execution"))
+        reply = await self._backend.call(
+            "DescribeWorkflowExecution",
+            namespace.name,
+            execution.workflow_id,
+            execution.run_id,
+            data,
+            context,
+        )
+        return reply.body
+
+    async def query(self, request: QueryWorkflowRequest, data: bytes, context: Context) -> bytes:
+        """QueryWorkflow: waits for the worker's answer, up to the client's deadline."""
+        backend, execution = self._backend, request.execution
+        namespace = backend.namespace(request.namespace)
+        check_execution(execution, request.HasField("execution"))
+        if not request.HasField("query"):
+            raise errors.invalid("WorkflowQuery is not set on request.")
+        if not request.query.query_type:
+            raise errors.invalid("QueryType is not set on request.")
+        check_blob(request.query.query_args, backend.limits)
+        timeout_s = min(context.time_remaining() or QUERY_TIMEOUT_S, QUERY_TIMEOUT_S)
+        body = Call(
+            "QueryWorkflow",
+            namespace.name,
+            execution.workflow_id,
+            execution.run_id,
+            data,
+            deadline_ms=backend.now_ms() + int(timeout_s * 1000),
+        )
+        key = workflow_key(namespace.name, execution.workflow_id)
+        try:
+            reply = await backend.ask(COMMANDS, key, body, timeout_s)
+        except TimeoutError:
+            raise errors.ApiError(
+                errors.DEADLINE_EXCEEDED, "query timed out before a worker could process it"
+            ) from None
+        return reply.body
+
+    async def reset(self, request: ResetWorkflowExecutionRequest, data: bytes, context: Context) -> bytes:
+        """ResetWorkflowExecution."""
+        backend, execution = self._backend, request.workflow_execution
+        namespace = backend.namespace(request.namespace)
+        if not request.request_id:
+            raise errors.invalid("RequestId is not set on request.")
+        check_request_id(request.request_id, backend.limits)
+        check_execution(execution, request.HasField("workflow_execution"))
+        if request.reset_reapply_type not in ResetReapplyType.values():
+            raise errors.invalid(f"unknown reset reapply type: {request.reset_reapply_type}")
+        reply = await backend.call(
+            "ResetWorkflowExecution",
+            namespace.name,
+            execution.workflow_id,
+            execution.run_id,
+            data,
+            context,
+            opens_run=True,
+        )
+        return reply.body
+
+    async def reset_sticky(
+        self, request: ResetStickyTaskQueueRequest, data: bytes, context: Context
+    ) -> bytes:
+        """ResetStickyTaskQueue."""
+        execution = request.execution
+        namespace = self._backend.namespace(request.namespace)
+        check_execution(execution, request.HasField("execution"))
+        reply = await self._backend.call(
+            "ResetStickyTaskQueue",
+            namespace.name,
+            execution.workflow_id,
+            execution.run_id,
+            data,
+            context,
+        )
+        return reply.body
