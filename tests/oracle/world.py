@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -96,6 +96,10 @@ class World:
             return None
         self.record(record_as, response)
         return response
+
+    def later(self, record_as: str, method: str, **fields: Any) -> Later:
+        """Call without waiting. What comes is recorded when the result is awaited."""
+        return Later(self, record_as, asyncio.create_task(self.call(method, **fields)))
 
     # --- recording
 
@@ -313,6 +317,22 @@ class World:
             yield worker
 
 
+class Later:
+    """A call under way; awaiting it records its response or error, and gives the response or None."""
+
+    def __init__(self, world: World, record_as: str, call: asyncio.Task[Any]) -> None:
+        self._world = world
+        self._record_as = record_as
+        self._call = call
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._world.attempt(self._record_as, self._call).__await__()
+
+    def cancel(self) -> None:
+        """Give the call up, unrecorded."""
+        self._call.cancel()
+
+
 def describe_error(error: grpc.aio.AioRpcError) -> dict[str, Any]:
     """Code, message and decoded details of a gRPC error."""
     details: list[Any] = []
@@ -321,8 +341,11 @@ def describe_error(error: grpc.aio.AioRpcError) -> dict[str, Any]:
             status = status_pb2.Status()
             status.ParseFromString(value if isinstance(value, bytes) else value.encode("latin-1"))
             details = [unpack(detail) or detail for detail in status.details]
+    code, message = error.code(), error.details()
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        message = "<whoever noticed first, client or server>"
     described = [{"@type": d.DESCRIPTOR.full_name, "value": d} for d in details]
-    return {"error": error.code().name, "message": error.details(), "details": described}
+    return {"error": code.name, "message": message, "details": described}
 
 
 def _of(events: Sequence[Any], kind: int) -> list[Any]:

@@ -41,19 +41,6 @@ async def signal_external_child(w: World) -> None:
 
 
 @scenario()
-async def signal_external_child_before_start(w: World) -> None:
-    """The command is in the task that starts the child: the signal waits for the child."""
-    await w.start()
-    child = {"workflow_id": w.id("child"), "workflow_type": {"name": "Child"}, "task_queue": w.queue("child")}
-    await w.step(
-        command("START_CHILD_WORKFLOW_EXECUTION", **child), _signal(w, "child", child_workflow_only=True)
-    )
-    await w.wait_event("EXTERNAL_WORKFLOW_EXECUTION_SIGNALED")
-    w.record("initiating events", (await w.events())[4:6])
-    w.record("child's events", [e for e in await w.events("child") if e.event_type == 9])
-
-
-@scenario()
 async def signal_external_not_found(w: World) -> None:
     await w.start("closed", queue="closed")
     await w.step(complete(), queue="closed")
