@@ -66,8 +66,10 @@ class Line:
             self._places = deque(sorted({*places, place}))
 
     def leave(self, place: str) -> None:
-        """Take note of a place that was left."""
+        """Take note of a place that was left; nothing happens when it was not taken."""
         places, live = self._places, self._live
+        if not places:
+            return
         if places[0] == place:
             places.popleft()
             while places and places[0] not in live:
@@ -126,7 +128,9 @@ class QueueView:
             heapq.heappush(self._deadlines, (poll.deadline_ms, place))
 
     def _poll_left(self, place: str) -> None:
-        poll = self.waiting.pop(place)
+        poll = self.waiting.pop(place, None)
+        if poll is None:  # Undoing a step that gave the place and took it away again.
+            return
         del self.places[(poll.gateway, poll.epoch, poll.id)]
         line = self.polls[poll.gateway]
         line.leave(place)
