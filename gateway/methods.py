@@ -75,7 +75,7 @@ def table(handlers: Handlers) -> list[Method]:
     methods = []
     for service in SERVICES:
         known = by_service[service.name]
-        assert known.keys() <= service.methods_by_name.keys()
+        assert known.keys() <= set(service.methods_by_name)
         methods += [
             Method(
                 f"/{service.full_name}/{method.name}",
