@@ -22,6 +22,8 @@ from server.errors import StartupError
 
 ENVIRONMENT_PREFIX: Final = "ODRADEK_"
 CONFIG_VARIABLE: Final = "ODRADEK_CONFIG"
+TEST_PREFIX: Final = "ODRADEK_TEST_"
+"""Variables of this project's own tests, which are no settings."""
 SEARCH_ATTRIBUTE_TYPES: Final = ("Text", "Keyword", "Int", "Double", "Bool", "Datetime", "KeywordList")
 NAMESPACE_MAX_LENGTH: Final = 1000
 
@@ -48,7 +50,7 @@ def _search_attribute_type(value: Any) -> Any:
 
 Ip = Annotated[str, AfterValidator(_ip)]
 Port = Annotated[int, Field(ge=0, le=65535)]
-NamespaceName = Annotated[str, Field(min_length=1, max_length=NAMESPACE_MAX_LENGTH)]
+NamespaceName = Annotated[str, Field(pattern=r"^[^/\x1f]+$", max_length=NAMESPACE_MAX_LENGTH)]
 SearchAttributeName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=64)]
 SearchAttributeType = Annotated[
     Literal["Text", "Keyword", "Int", "Double", "Bool", "Datetime", "KeywordList"],
@@ -184,6 +186,8 @@ def _refuse_unknown_variables() -> None:
     known = [CONFIG_VARIABLE, *map(_variable, _known_keys())]
     for name in sorted(os.environ):
         if not name.upper().startswith(ENVIRONMENT_PREFIX) or name.upper() in known:
+            continue
+        if name.startswith(TEST_PREFIX):
             continue
         if _SERVICE_LINK.fullmatch(name) or _SERVICE_LINK_VALUE.match(os.environ[name]):
             continue

@@ -1,0 +1,116 @@
+"""The ``odradek`` command. What a subcommand needs is imported when it runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from server.errors import StartupError
+
+LOG_LEVELS = ("debug", "info", "warn", "error", "never")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Durable execution behind Temporal's public API."""
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    from importlib import metadata
+
+    click.echo(f"odradek {metadata.version('odradek-server')}")
+
+
+def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not key or not equals:
+            raise click.BadParameter(f"{value!r} is not of the form {parameter.metavar}")
+        pairs[key] = text
+    return pairs
+
+
+def _json_pairs(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, Any]:
+    pairs: dict[str, Any] = {}
+    for key, text in _pairs(context, parameter, values).items():
+        try:
+            pairs[key] = json.loads(text)
+        except ValueError:
+            raise click.BadParameter(
+                f"{text!r}, given for {key}, is not JSON; a text goes in double quotes"
+            ) from None
+    return pairs
+
+
+@main.command()
+@click.option("--ip", help="IP address to listen on.  [default: 127.0.0.1]")
+@click.option("-p", "--port", type=int, help="gRPC port, 0 for a free one.  [default: 7233]")
+@click.option(
+    "-f",
+    "--db-filename",
+    type=click.Path(path_type=Path),
+    help="SQLite file that keeps everything.  [default: a temporary one]",
+)
+@click.option("-n", "--namespace", "namespaces", multiple=True, help="Namespace to have beside 'default'.")
+@click.option(
+    "--search-attribute",
+    "search_attributes",
+    multiple=True,
+    metavar="NAME=TYPE",
+    callback=_pairs,
+    help="Search attribute to have: Text, Keyword, Int, Double, Bool, Datetime or KeywordList.",
+)
+@click.option(
+    "--dynamic-config-value",
+    "dynamic_config",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_json_pairs,
+    help="Limit to change, by the real server's key; the value is JSON.",
+)
+@click.option("--metrics-port", type=int, help="Port of /metrics.  [default: a free one]")
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), help="[default: warn]")
+@click.option("--log-format", type=click.Choice(("text", "json")), help="[default: text]")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    envvar="ODRADEK_CONFIG",
+    help="TOML or YAML file of settings, which flags and the environment override.",
+)
+def dev(config: Path | None, log_level: str | None, log_format: str | None, **flags: Any) -> None:
+    """Run the embedded server: one process over one SQLite file."""
+    import gc
+
+    gc.disable()  # what is imported stays: looking for garbage in it only costs start-up time
+    from server.settings import load_settings
+
+    log = {"level": log_level, "format": log_format}
+    try:
+        settings = load_settings({"dev": _given(flags), "log": _given(log)}, config)
+        from server.logs import configure_logs
+
+        configure_logs(settings.log.level, settings.log.format)
+        from server.api_modules import leave_out_sdk
+
+        leave_out_sdk()
+        from server.dev import run
+        from server.embedded import start_embedded
+
+        code = run(settings.dev, start_embedded)
+    except StartupError as error:
+        raise click.ClickException(str(error)) from None
+    raise SystemExit(code)
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value not in (None, (), {})}
+
+
+if __name__ == "__main__":
+    main()

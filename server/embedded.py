@@ -1,0 +1,69 @@
+"""The embedded server: the engine over one SQLite file, and a gateway to it, in this process."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from importlib import metadata
+from pathlib import Path
+
+from gateway.metrics import Registry
+from gateway.server import Gateway
+from gateway.service_metrics import ServiceMetrics
+from server.errors import StartupError
+from server.ports import address
+from server.preparation import prepare
+from server.settings import DevSettings
+from streams.embedded import EmbeddedEngine, EngineFailedError
+from streams.limits import Limits
+from streams.runtime.database import DatabaseError
+
+
+class EmbeddedServer:
+    """Implements :class:`server.dev.Server`. Get it from :func:`start_embedded`."""
+
+    def __init__(
+        self, engine: EmbeddedEngine, gateway: Gateway, port: int, failure: asyncio.Future[BaseException]
+    ) -> None:
+        self._engine = engine
+        self._gateway = gateway
+        self._failure = failure
+        self.port = port
+
+    async def failed(self) -> BaseException:
+        """Waits until the engine cannot go on, and returns the reason."""
+        return await asyncio.shield(self._failure)
+
+    async def drain(self) -> None:
+        """Takes no more calls; waiting polls end with empty answers."""
+        await self._gateway.drain()
+        await self._gateway.stop()
+
+    async def stop(self) -> None:
+        """Writes a checkpoint and closes the file."""
+        await self._gateway.stop()
+        await self._engine.stop()
+
+
+async def start_embedded(
+    settings: DevSettings, path: Path, limits: Limits, registry: Registry
+) -> EmbeddedServer:
+    """Starts the embedded server over ``path``. Raises :class:`StartupError`."""
+    failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+    try:
+        engine = EmbeddedEngine(path, on_failure=failure.set_result)
+    except DatabaseError as error:
+        raise StartupError(str(error)) from None
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(engine.stop)
+        try:
+            await engine.start()
+            await prepare(engine, settings, limits)
+        except EngineFailedError as error:
+            raise StartupError(f"cannot start from {path}: {error}") from error
+        metrics = ServiceMetrics(registry, metadata.version("odradek-server"))
+        gateway = Gateway(engine, engine.visibility_store, limits, metrics)
+        try:
+            port = await gateway.start(address(settings.ip, settings.port))
+        except OSError as error:
+            raise StartupError(str(error)) from None
+        stack.pop_all()
+    return EmbeddedServer(engine, gateway, port, failure)
