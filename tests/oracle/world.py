@@ -161,12 +161,19 @@ class World:
             raise Unexpected(f"{workflow} did not close")
         return page.history.events[-1]
 
-    async def until(self, ask: Callable[[], Awaitable[Any]], accept: Callable[[Any], Any], what: str) -> Any:
+    async def until(
+        self,
+        ask: Callable[[], Awaitable[Any]],
+        accept: Callable[[Any], Any],
+        what: str,
+        *,
+        limit_s: float = POLL_LIMIT_S,
+    ) -> Any:
         """Ask again until `accept` returns something true, which is returned.
 
         For effects that no API call lets a client wait for: visibility, pollers, the server's own queues.
         """
-        deadline = time.monotonic() + POLL_LIMIT_S
+        deadline = time.monotonic() + limit_s
         answer = None
         while time.monotonic() < deadline:
             try:

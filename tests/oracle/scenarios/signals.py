@@ -94,6 +94,7 @@ async def dedup_across_runs(w: World) -> None:
     await w.start()
     await w.signal(request_id="request-1")
     await w.step(command("CONTINUE_AS_NEW_WORKFLOW_EXECUTION"))
+    await w.step()
     await w.signal(request_id="request-1")
     w.record("signals", [e for e in await w.events() if e.event_type == 26])
     await w.terminate()
