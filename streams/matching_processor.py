@@ -26,6 +26,7 @@ from streams.matching.queue import Queue
 from streams.matching.state import DEFAULT_LIMITS, GATEWAYS, LIMIT, LIMITS, QUEUES
 from streams.runtime.context import Context
 from streams.runtime.records import Record, Reply
+from streams.runtime.tables import Entity
 from streams.topology import TASKS
 
 
@@ -68,6 +69,7 @@ class MatchingProcessor:
         """A task outlives the failure of the step that brought it: it waits in line for the next poll."""
         body = record.body
         if isinstance(body, AddTask):
+            _forget_view(context.table(QUEUES.name).entity(record.key))
             _with_queues(context, [record.key], lambda queue: queue.enqueue(body))
 
 
@@ -79,10 +81,15 @@ def _with_queues(context: Context, keys: Sequence[str], action: Callable[[Queue]
             action(queue)
     except Exception:
         for queue in queues:
-            queue.entity.view = queue.entity.observer = None
+            _forget_view(queue.entity)
         raise
     for queue in queues:
         queue.finish()
+
+
+def _forget_view(entity: Entity) -> None:
+    """Have the view built anew: what a failed step armed is armed no more."""
+    entity.view = entity.observer = None
 
 
 def _poll(record: Record, body: PollTask) -> Poll:

@@ -107,7 +107,7 @@ class Queue:
         name = (poll.gateway, poll.epoch, poll.id)
         if name in self.view.places or not self._of_living_epoch(poll):
             return
-        self._set_pace(self._seen(poll).rate_uhz)
+        self._set_pace(self._seen(poll, arriving=True).rate_uhz)
         if not self._room():
             self._refuse(poll)
             return
@@ -360,16 +360,17 @@ class Queue:
 
     # --- workers, rates and time ---
 
-    def _seen(self, poll: Poll) -> Poller:
+    def _seen(self, poll: Poll, arriving: bool = False) -> Poller:
         """Note that the poll's worker is here; kept to the second, so that most polls change nothing."""
         now_ms = self.context.now_ms
         known: Poller | None = self.entity.get(POLLER, poll.identity)
-        if known is not None and known.request == poll.request:
+        if known is not None and (not arriving or known.request == poll.request):
             if now_ms - known.last_ms < _POLLER_GRAIN_MS:
                 return known
-            poller = Poller(now_ms, known.rate_uhz, poll.request)
+            poller = Poller(now_ms, known.rate_uhz, known.request)
         else:
-            poller = Poller(now_ms, self._rate_uhz(poll.request), poll.request)
+            rate_uhz = self._rate_uhz(poll.request) if arriving else rates.NO_RATE
+            poller = Poller(now_ms, rate_uhz, poll.request)
             if known is None and self.entity.count(POLLER) >= POLLERS_LIMIT:
                 oldest = min(self.entity.group(POLLER).items(), key=lambda item: (item[1].last_ms, item[0]))
                 self.entity.drop(POLLER, oldest[0])

@@ -1,7 +1,8 @@
 """What falls due when: the durable index behind `Context.wake`.
 
-Every entry is a row of the checkpoint. In memory are only the entries that fall due before a horizon, and those
-not yet checkpointed; the horizon moves on as time does, so a million timers of next month cost no memory.
+Every entry is a row of the checkpoint. In memory are only the entries that fall due before a horizon, and
+those not yet checkpointed; the horizon moves on as time does, so a million timers of next month cost no
+memory.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class DueIndex:
         return self._live.get(key) or self._store.due_row(self._name, key)
 
     def pop_due(self, now_ms: int, limit: int) -> list[tuple[str, int, int]]:
-        """Take the entries due at or before `now_ms` in (due, key) order, at most `limit`. Raises StorageError."""
+        """Take the entries due by `now_ms` in (due, key) order, at most `limit`. Raises StorageError."""
         self._extend(now_ms)
         taken: list[tuple[str, int, int]] = []
         while self._heap and self._heap[0][0] <= now_ms and len(taken) < limit:
@@ -72,7 +73,7 @@ class DueIndex:
         return taken
 
     def next_due_ms(self) -> int:
-        """When to look next: the earliest due time in memory, else just past the horizon, where more may lie."""
+        """When to look next: the earliest due time in memory, else just past the horizon."""
         while self._heap:
             due_ms, key = self._heap[0]
             entry = self._live.get(key)
@@ -88,14 +89,13 @@ class DueIndex:
         for key, due_ms, payload in self._store.load_due(self._name, after_ms, self._horizon_ms):
             if key not in self._dirty and key not in self._writing:
                 self._enter(key, due_ms, payload)
-        for pool in (self._writing, self._dirty):
-            for key, entry in pool.items():
-                if entry is not None and after_ms < entry[0] <= self._horizon_ms:
-                    self._enter(key, *entry)
-        # An entry still being written may have been replaced since: the newer one decides.
-        for key, entry in self._dirty.items():
-            if entry is None or entry[0] > self._horizon_ms:
-                self._live.pop(key, None)
+        for key, entry in (*self._writing.items(), *self._dirty.items()):
+            # An entry still being written may have been replaced since: the newer one decides.
+            if entry is not None and after_ms < entry[0] <= self._horizon_ms and self._newest(key) is entry:
+                self._enter(key, *entry)
+
+    def _newest(self, key: str) -> tuple[int, int] | None:
+        return self._dirty[key] if key in self._dirty else self._writing[key]
 
     def _enter(self, key: str, due_ms: int, payload: int) -> None:
         self._live[key] = (due_ms, payload)

@@ -23,6 +23,7 @@ from streams.bodies import (
     StickyUnavailable,
 )
 from streams.matching_processor import MatchingProcessor
+from streams.runtime.context import Context
 from streams.runtime.partition import Outcome
 from streams.runtime.records import Correlation, Record, Reply
 from streams.topology import COMMANDS
@@ -390,3 +391,22 @@ def test_a_body_of_another_topic_is_a_verdict(folding: Folding) -> None:
     assert "does not belong" in outcome.verdicts[0].reason
     outcome = folding.send(QueueCall("ListWorkers", "ns", "q", "workflow", b""), QUEUE, call_id=4)
     assert "not a call about a task queue" in outcome.verdicts[0].reason
+
+
+def test_a_task_survives_the_failure_of_its_step() -> None:
+    class Faulty(MatchingProcessor):
+        def fold(self, context: Context, record: Record) -> None:
+            super().fold(context, record)
+            if record.body == task("a"):
+                raise ArithmeticError("planted")
+
+    folding = Folding(Faulty)
+    poll(folding, 1)
+    outcome = add(folding, "a")
+    assert emitted(outcome) == []
+    assert "planted" in outcome.verdicts[0].reason
+    assert started(poll(folding, 2)) == [("a", 1)]
+    assert started(add(folding, "b")) == [("b", 2)]
+    folding.pass_time(3 * IDLE_MS)
+    assert folding.partition.tables["queues"].entity(QUEUE).empty
+    folding.check_refold()
