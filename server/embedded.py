@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from server.errors import StartupError
 from server.ports import address
 from server.preparation import prepare
 from server.settings import DevSettings
+from streams.bodies import RunVisible
 from streams.embedded import EmbeddedEngine, EngineFailedError
 from streams.limits import Limits
 from streams.runtime.database import DatabaseError
@@ -48,8 +50,11 @@ async def start_embedded(
 ) -> EmbeddedServer:
     """Starts the embedded server over ``path``. Raises :class:`StartupError`."""
     failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+    metrics = ServiceMetrics(registry, metadata.version("odradek-server"))
     try:
-        engine = EmbeddedEngine(path, on_failure=failure.set_result)
+        engine = EmbeddedEngine(
+            path, on_failure=failure.set_result, on_visible=partial(_count_close, metrics)
+        )
     except DatabaseError as error:
         raise StartupError(str(error)) from None
     async with AsyncExitStack() as stack:
@@ -59,7 +64,6 @@ async def start_embedded(
             await prepare(engine, settings, limits)
         except EngineFailedError as error:
             raise StartupError(f"cannot start from {path}: {error}") from error
-        metrics = ServiceMetrics(registry, metadata.version("odradek-server"))
         gateway = Gateway(engine, engine.visibility_store, limits, metrics)
         try:
             port = await gateway.start(address(settings.ip, settings.port))
@@ -67,3 +71,16 @@ async def start_embedded(
             raise StartupError(str(error)) from None
         stack.pop_all()
     return EmbeddedServer(engine, gateway, port, failure)
+
+
+def _count_close(metrics: ServiceMetrics, run: RunVisible) -> None:
+    if run.close_time_ns:
+        metrics.workflow_closed(
+            run.status,
+            run.namespace,
+            run.task_queue,
+            run.workflow_type,
+            (run.close_time_ns - run.start_time_ns) / 1e9,
+            run.history_size_bytes,
+            run.history_length,
+        )

@@ -1,8 +1,8 @@
 """The engine in one process over one SQLite file: every partition, its log, and the stores.
 
-All partitions append in one total order. Records that are there at the same moment are folded at once, with what
-they emit, and commit together; every answer waits for the commit that covers what it rests on (fold.md rule 17).
-Checkpoints ride on those commits: about once a second the rows that changed since the last one.
+All partitions append in one total order. Records that are there at the same moment are folded at once, with
+what they emit, and commit together; every answer waits for the commit that covers what it rests on (fold.md
+rule 17). Checkpoints ride on those commits: about once a second the rows that changed since the last one.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class EngineFailedError(Exception):
 class EmbeddedEngine:
     """Implements `gateway.engine.Engine` on one SQLite file.
 
-    `clock_ms` is the wall clock; `on_failure` is called once, on the loop, when the engine cannot go on.
+    `clock_ms` is the wall clock; `on_failure` is called once, on the loop, when the engine cannot go on;
+    `on_visible` is told what lists show of a run whenever that changes, restarts not repeated.
     """
 
     def __init__(
@@ -62,11 +63,13 @@ class EmbeddedEngine:
         path: Path,
         *,
         on_failure: Callable[[BaseException], None],
+        on_visible: Callable[[bodies.RunVisible], None] | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._database = Database(path)
         self._clock_ms = clock_ms
         self._on_failure = on_failure
+        self._on_visible = on_visible
         self._codec = Codec(BODY_TYPES)
         self._readers = SqliteReaders(path)
         self.registry = RegistrySink(self._database.registry())
@@ -127,13 +130,15 @@ class EmbeddedEngine:
         self._checkpointed = min(p.offset for p in self.partitions.values())
         self._refold(self._checkpointed)
         self._running = True
-        self._epoch = max(self._clock_ms(), self._time_ms + 1, *(p.newest_epoch() + 1 for p in self.partitions.values()))
+        self._epoch = max(
+            self._clock_ms(), self._time_ms + 1, *(p.newest_epoch() + 1 for p in self.partitions.values())
+        )
         self._schedule_tick()
         self._wake()
         await asyncio.sleep(0)
 
     def _refold(self, position: int) -> None:
-        """Fold the tail again. What it emits is appended again unless the tail holds it; chains drop the rest."""
+        """Fold the tail again. What it emits is appended unless the tail holds it; chains drop the rest."""
         held: set[tuple[str, str, int, int]] = set()
         emitted: list[Record] = []
         for data in self._database.batches(position):
@@ -143,9 +148,7 @@ class EmbeddedEngine:
                 self._time_ms = max(self._time_ms, record.time_ms)
                 if record.offset > partition.offset:
                     self._fold(partition, record, emitted.append)
-        self._queue.extend(
-            r for r in emitted if (r.topic, r.source, r.origin_offset, r.index) not in held
-        )
+        self._queue.extend(r for r in emitted if (r.topic, r.source, r.origin_offset, r.index) not in held)
         self._replies.clear()
 
     async def stop(self) -> None:
@@ -184,7 +187,9 @@ class EmbeddedEngine:
         self.append(topology.TASKS, name, bodies.GatewayLease(name, epoch, 0))
         return epoch
 
-    def append(self, topic: str, key: str, body: msgspec.Struct, correlation: Correlation | None = None) -> None:
+    def append(
+        self, topic: str, key: str, body: msgspec.Struct, correlation: Correlation | None = None
+    ) -> None:
         """See gateway.engine.Engine. Raises EngineFailedError once the engine has stopped."""
         if self._failure is not None:
             raise EngineFailedError(str(self._failure))
@@ -275,12 +280,18 @@ class EmbeddedEngine:
             else:
                 for sink in sinks:
                     sink.accept(emission.body)
+                if (
+                    self._on_visible is not None
+                    and self._running
+                    and isinstance(emission.body, bodies.RunVisible)
+                ):
+                    self._on_visible(emission.body)
         self._replies.extend(outcome.replies)
         if outcome.verdicts:
             self._note_verdicts(outcome.verdicts)
 
     def _note_verdicts(self, verdicts: list[DeadLetter]) -> None:
-        """A judged record is never judged again by other code: a checkpoint covers it before its reply leaves."""
+        """A judged record is never judged by other code: a checkpoint covers it before its reply leaves."""
         self._checkpoint_wanted = True
         for letter in verdicts:
             self.dead_letters.accept(letter)
@@ -324,7 +335,9 @@ class EmbeddedEngine:
             self._committing = self._loop.create_task(self._commit())
 
     def _checkpoint_due(self) -> bool:
-        return self._checkpoint_wanted or (self._dirty and self._time_ms - self._checkpointed_ms >= CHECKPOINT_MS)
+        return self._checkpoint_wanted or (
+            self._dirty and self._time_ms - self._checkpointed_ms >= CHECKPOINT_MS
+        )
 
     async def _commit(self) -> None:
         try:
@@ -373,7 +386,11 @@ class EmbeddedEngine:
             commit.partitions = [
                 *commit.partitions,
                 PartitionCheckpoint(
-                    partition.name, partition.number, partition.position(len(rows)), rows, partition.due.freeze()
+                    partition.name,
+                    partition.number,
+                    partition.position(len(rows)),
+                    rows,
+                    partition.due.freeze(),
                 ),
             ]
         commit.stores = [write for sink in self._all_sinks if (write := sink.freeze()) is not None]

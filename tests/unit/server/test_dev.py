@@ -16,12 +16,15 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from temporalio.api.common.v1 import WorkflowExecution, WorkflowType
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest, OperatorServiceStub
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import (
     DescribeNamespaceRequest,
     PollWorkflowTaskQueueRequest,
+    StartWorkflowExecutionRequest,
+    TerminateWorkflowExecutionRequest,
     WorkflowServiceStub,
 )
 
@@ -199,6 +202,33 @@ def test_metrics_are_served_where_the_banner_says() -> None:
         WorkflowServiceStub(channel).DescribeNamespace(request, wait_for_ready=True)
         labels = 'service_name="frontend",operation="DescribeNamespace",namespace="default"'
         assert f"service_requests{{{labels}}} 1\n" in scraped(dev)
+
+
+def test_closed_runs_are_counted() -> None:
+    with running() as dev, grpc.insecure_channel(dev.address) as channel:
+        service = WorkflowServiceStub(channel)
+        service.StartWorkflowExecution(
+            StartWorkflowExecutionRequest(
+                namespace="default",
+                workflow_id="w",
+                workflow_type=WorkflowType(name="Order"),
+                task_queue=TaskQueue(name="orders"),
+                request_id="r",
+            ),
+            wait_for_ready=True,
+        )
+        service.TerminateWorkflowExecution(
+            TerminateWorkflowExecutionRequest(
+                namespace="default", workflow_execution=WorkflowExecution(workflow_id="w")
+            )
+        )
+        labels = (
+            'service_name="history",operation="CompletionStats",namespace="default",'
+            'taskqueue="orders",workflowType="Order"'
+        )
+        text = scraped(dev)
+        assert f"workflow_terminate{{{labels}}} 1\n" in text
+        assert f"workflow_duration_count{{{labels}}} 1\n" in text
 
 
 def test_settings_come_from_the_environment_and_a_file(tmp_path: Path) -> None:
