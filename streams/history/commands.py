@@ -116,7 +116,7 @@ class Commands:
     def _may_close(self) -> None:
         """A workflow may not close over events it has not seen."""
         if self.had_buffered:
-            raise BadCommand(CAUSE.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND, "UnhandledCommand")
+            raise BadCommand(CAUSE.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND, "")
 
 
 def _check_sequence(request: RespondWorkflowTaskCompletedRequest) -> None:

@@ -58,7 +58,7 @@ class BadCommand(Exception):
         """The cause by name and the message, as the real server words it."""
         name = WorkflowTaskFailedCause.Name(self.cause).removeprefix("WORKFLOW_TASK_FAILED_CAUSE_")
         camel = "".join(part.capitalize() for part in name.split("_"))
-        return f"{camel}: {self.message}"
+        return f"{camel}: {self.message}" if self.message else camel
 
 
 def encode_status(code: int, message: str, detail: Message | None) -> bytes:

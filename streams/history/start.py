@@ -26,7 +26,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from streams import bodies
-from streams.history import closing, cron, errors, responses, signals, state, workflow_tasks
+from streams.history import closing, cron, errors, responses, signals, state, task_events, workflow_tasks
 from streams.history.calls import handles_call
 from streams.history.evolve import applies
 from streams.history.opening import Opening, begin_delayed, open_run
@@ -42,6 +42,19 @@ REQUEST = "request"
 StartRequest = StartWorkflowExecutionRequest | SignalWithStartWorkflowExecutionRequest
 
 _SUCCEEDED = frozenset((STATUS.WORKFLOW_EXECUTION_STATUS_COMPLETED, STATUS.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW))
+
+
+_COPIED = (
+    "input",
+    "header",
+    "memo",
+    "search_attributes",
+    "priority",
+    "retry_policy",
+    "workflow_execution_timeout",
+    "workflow_run_timeout",
+)
+"""Fields of a request that its start event has as they are."""
 
 
 class Existing(msgspec.Struct):
@@ -121,20 +134,19 @@ def start_attributes(step: Step, request: StartRequest) -> WorkflowExecutionStar
     """The first event of a run that a client starts."""
     attributes = WorkflowExecutionStartedEventAttributes(
         workflow_type=request.workflow_type,
-        task_queue=workflow_tasks.task_queue_message(request.task_queue.name, False, ""),
-        workflow_execution_timeout=request.workflow_execution_timeout,
-        workflow_run_timeout=request.workflow_run_timeout,
-        workflow_task_timeout=request.workflow_task_timeout,
+        task_queue=task_events.task_queue_message(request.task_queue.name, False, ""),
         identity=request.identity,
         cron_schedule=request.cron_schedule,
         attempt=1,
     )
-    for field in ("input", "header", "memo", "search_attributes", "priority"):
+    for field in _COPIED:
         if request.HasField(field):
             getattr(attributes, field).CopyFrom(getattr(request, field))
-    if request.HasField("retry_policy"):
-        attributes.retry_policy.CopyFrom(request.retry_policy)
-    backoff_ms = cron.first_backoff_ms(request, step.now_ms)
+    attributes.workflow_task_timeout.CopyFrom(request.workflow_task_timeout)
+    try:
+        backoff_ms = cron.first_backoff_ms(request, step.now_ms)
+    except cron.InvalidScheduleError:
+        raise errors.invalid("invalid CronSchedule.") from None
     if request.cron_schedule:
         attributes.initiator = cron.CRON_INITIATOR
     attributes.first_workflow_task_backoff.CopyFrom(to_duration(backoff_ms))
