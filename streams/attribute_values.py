@@ -39,35 +39,45 @@ def check(attributes: SearchAttributes, namespace: str, custom: Mapping[str, int
 
     `custom` maps the namespace's own attributes to IndexedValueType numbers. Raises InvalidSearchAttributes.
     """
-    fields = attributes.indexed_fields
-    for name in fields:
+    check_names(attributes, namespace, custom)
+    check_values(attributes, custom, limits)
+    check_sizes(attributes, limits)
+    mark_types(attributes, custom)
+
+
+def check_names(attributes: SearchAttributes, namespace: str, custom: Mapping[str, int]) -> None:
+    """Refuse names that the namespace does not know. Raises InvalidSearchAttributes."""
+    for name in sorted(attributes.indexed_fields):
         if name not in SYSTEM_ATTRIBUTES and name not in PREDEFINED_ATTRIBUTES and name not in custom:
             raise InvalidSearchAttributes(
                 f"Namespace {namespace} has no mapping defined for search attribute {name}"
             )
+
+
+def check_values(attributes: SearchAttributes, custom: Mapping[str, int], limits: Limits) -> None:
+    """Refuse too many, what cannot be set, and values of another type. Raises InvalidSearchAttributes."""
+    fields = attributes.indexed_fields
     if len(fields) > limits.search_attributes_keys:
         raise InvalidSearchAttributes(
             f"number of search attributes {len(fields)} exceeds limit {limits.search_attributes_keys}"
         )
-    for name, payload in fields.items():
+    for name in sorted(fields):
         if name in SYSTEM_ATTRIBUTES or (name in PREDEFINED_ATTRIBUTES and name not in SETTABLE):
             raise InvalidSearchAttributes(f"{name} attribute can't be set in SearchAttributes")
-        type_ = PREDEFINED_ATTRIBUTES.get(name) or ValueType(custom[name])
+        type_, payload = _type_of(name, custom), fields[name]
         if not _is_of_type(payload, type_):
             raise InvalidSearchAttributes(
                 f"invalid value for search attribute {name} of type {TYPE_NAMES[type_]}: {_shown(payload)}"
             )
-    _check_sizes(attributes, limits)
-    for name, payload in fields.items():
-        type_ = PREDEFINED_ATTRIBUTES.get(name) or ValueType(custom[name])
-        payload.metadata["type"] = TYPE_NAMES[type_].encode()
 
 
-def _check_sizes(attributes: SearchAttributes, limits: Limits) -> None:
-    for name, payload in attributes.indexed_fields.items():
-        if len(payload.data) > limits.search_attribute_value_bytes:
+def check_sizes(attributes: SearchAttributes, limits: Limits) -> None:
+    """Refuse values that are too large, one by one or together. Raises InvalidSearchAttributes."""
+    for name in sorted(attributes.indexed_fields):
+        size_bytes = len(attributes.indexed_fields[name].data)
+        if size_bytes > limits.search_attribute_value_bytes:
             raise InvalidSearchAttributes(
-                f"search attribute {name} value size {len(payload.data)} exceeds size limit "
+                f"search attribute {name} value size {size_bytes} exceeds size limit "
                 f"{limits.search_attribute_value_bytes}"
             )
     if attributes.ByteSize() > limits.search_attributes_total_bytes:
@@ -75,6 +85,17 @@ def _check_sizes(attributes: SearchAttributes, limits: Limits) -> None:
             f"total size of search attributes {attributes.ByteSize()} exceeds size limit "
             f"{limits.search_attributes_total_bytes}"
         )
+
+
+def mark_types(attributes: SearchAttributes, custom: Mapping[str, int]) -> None:
+    """Mark each value with its type, unless the client has said one."""
+    for name, payload in attributes.indexed_fields.items():
+        if "type" not in payload.metadata:
+            payload.metadata["type"] = TYPE_NAMES[_type_of(name, custom)].encode()
+
+
+def _type_of(name: str, custom: Mapping[str, int]) -> ValueType:
+    return PREDEFINED_ATTRIBUTES.get(name) or ValueType(custom[name])
 
 
 def _decode(payload: Payload) -> Any:

@@ -14,7 +14,7 @@ from temporalio.api.command.v1 import (
     RequestCancelActivityTaskCommandAttributes,
     ScheduleActivityTaskCommandAttributes,
 )
-from temporalio.api.common.v1 import Payload, Payloads, Priority, WorkerVersionStamp, WorkflowExecution
+from temporalio.api.common.v1 import Payload, Payloads, WorkerVersionStamp, WorkflowExecution
 from temporalio.api.enums.v1 import CommandType, EventType, WorkflowTaskFailedCause
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import (
@@ -27,7 +27,7 @@ from temporalio.api.history.v1 import (
 from temporalio.api.workflowservice.v1 import PollActivityTaskQueueResponse
 
 from streams import bodies
-from streams.history import command_checks, facts, opening, responses, state, workflow_tasks
+from streams.history import command_checks, facts, priorities, responses, state, workflow_tasks
 from streams.history.calls import handles_command
 from streams.history.command_checks import nanoseconds
 from streams.history.commands import Commands
@@ -35,7 +35,7 @@ from streams.history.errors import BadCommand
 from streams.history.evolve import applies, applies_fact, emits_fact
 from streams.history.run import Run
 from streams.history.state import ACTIVITY, Activity, number_id
-from streams.history.values import duration_ms, timestamp_ms, to_timestamp
+from streams.history.values import copy_fields, duration_ms, timestamp_ms, to_timestamp
 from streams.runtime.records import Reply
 from streams.task_token import TaskToken
 from streams.topology import TASKS, queue_key
@@ -195,13 +195,6 @@ def _complete_timeouts(
         getattr(attributes, field).CopyFrom(Duration(seconds=seconds, nanos=nanos))
 
 
-def copy_fields(source: Message, target: Message, *fields: str) -> None:
-    """Copy the message fields that are set, and no others: an empty one that is set stays set."""
-    for field in fields:
-        if source.HasField(field):
-            getattr(target, field).CopyFrom(getattr(source, field))
-
-
 def _event_attributes(
     attributes: ScheduleActivityTaskCommandAttributes, completed_event_id: int
 ) -> ActivityTaskScheduledEventAttributes:
@@ -345,25 +338,10 @@ def _dispatch(run: Run, fact: facts.ActivityDispatched) -> None:
         add_to_queue(run, activity, at_head=fact.at_head)
 
 
-def priority_of(run: Run, attributes: ActivityTaskScheduledEventAttributes) -> Priority | None:
-    """The priority of an activity: its own, and its workflow's where its own says nothing."""
-    start = opening.start_attributes(run)
-    if not start.HasField("priority"):
-        return attributes.priority if attributes.HasField("priority") else None
-    if not attributes.HasField("priority"):
-        return start.priority
-    base, own = start.priority, attributes.priority
-    return Priority(
-        priority_key=own.priority_key or base.priority_key,
-        fairness_key=own.fairness_key or base.fairness_key,
-        fairness_weight=own.fairness_weight or base.fairness_weight,
-    )
-
-
 def add_to_queue(run: Run, activity: Activity, *, at_head: bool = False) -> None:
     """Send the activity's attempt to its task queue."""
     core = run.core
-    priority = priority_of(run, scheduled_attributes(activity))
+    priority = priorities.of(run, scheduled_attributes(activity))
     to_start_ms = activity.schedule_to_start_ms
     run.step.context.emit(
         TASKS,
@@ -409,7 +387,7 @@ def start(run: Run, body: bodies.StartTask) -> bool:
     response = _response(run, started, attributes)
     if attributes.HasField("retry_policy"):
         response.retry_policy.CopyFrom(attributes.retry_policy)
-    priority = priority_of(run, attributes)
+    priority = priorities.of(run, attributes)
     if priority is not None:
         response.priority.CopyFrom(priority)
     reply = Reply(body=response.SerializeToString(deterministic=True), kind="poll-activity")

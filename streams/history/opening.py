@@ -13,6 +13,9 @@ from streams.history.run import Run
 from streams.history.step import Step
 from streams.history.values import duration_ms, timestamp_ms, to_duration, to_timestamp
 
+MAX_TASK_TIMEOUT_MS = 120_000
+"""The real server keeps the timeout of workflow tasks within this (maxWorkflowTaskStartToCloseTimeout)."""
+
 RUNNING = WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING
 
 
@@ -73,10 +76,11 @@ def complete_attributes(step: Step, opening: Opening) -> None:
     if execution_ms and (run_ms == 0 or run_ms > execution_ms):
         run_ms = execution_ms
     task_ms = duration_ms(attributes.workflow_task_timeout) or step.limits.workflow_task_timeout_ms
+    task_ms = min(task_ms, MAX_TASK_TIMEOUT_MS)
     if run_ms and task_ms > run_ms:
         task_ms = run_ms
-    attributes.workflow_execution_timeout.CopyFrom(to_duration(execution_ms))
-    attributes.workflow_run_timeout.CopyFrom(to_duration(run_ms))
+    if run_ms:
+        attributes.workflow_run_timeout.CopyFrom(to_duration(run_ms))
     attributes.workflow_task_timeout.CopyFrom(to_duration(task_ms))
     backoff_ms = duration_ms(attributes.first_workflow_task_backoff)
     attributes.first_workflow_task_backoff.CopyFrom(to_duration(backoff_ms))
@@ -84,9 +88,6 @@ def complete_attributes(step: Step, opening: Opening) -> None:
         attributes.workflow_execution_expiration_time.CopyFrom(
             to_timestamp(step.now_ms + backoff_ms + execution_ms)
         )
-    if not attributes.HasField("root_workflow_execution"):
-        attributes.root_workflow_execution.workflow_id = step.workflow_id
-        attributes.root_workflow_execution.run_id = run_id
 
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
@@ -124,8 +125,8 @@ def _started(run: Run, event: HistoryEvent) -> None:
             parent_workflow_id=parent.workflow_id,
             parent_run_id=parent.run_id,
             parent_initiated_event_id=attributes.parent_initiated_event_id,
-            root_workflow_id=attributes.root_workflow_execution.workflow_id,
-            root_run_id=attributes.root_workflow_execution.run_id,
+            root_workflow_id=attributes.root_workflow_execution.workflow_id or workflow_id,
+            root_run_id=attributes.root_workflow_execution.run_id or run_id,
         ),
     )
     run.put(state.START, "", state.Blob(attributes.SerializeToString(deterministic=True)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from temporalio.api.common.v1 import RetryPolicy
 
@@ -36,6 +37,13 @@ def backoff_ms(policy: RetryPolicy, attempt: int) -> int:
         if interval >= maximum_ms or coefficient == 1:
             break
     return int(min(interval, maximum_ms))
+
+
+def copy_fields(source: Message, target: Message, *fields: str) -> None:
+    """Copy the message fields that are set, and no others: an empty one that is set stays set."""
+    for field in fields:
+        if source.HasField(field):
+            getattr(target, field).CopyFrom(getattr(source, field))
 
 
 def to_timestamp(time_ms: int) -> Timestamp:
