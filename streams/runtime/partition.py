@@ -152,13 +152,21 @@ class Partition:
         self.now_ms = max(self.now_ms, record.time_ms)
         outcome = Outcome()
         if isinstance(record.body, Tick) and record.source == self.name:
-            for key, _, payload in self.due.pop_due(self.now_ms, TICK_LIMIT):
-                self._guarded(record, outcome, lambda k=key, p=payload: self.processor.due(self._context, k, p))
+            self._tick(record, outcome)
         elif self._is_next(record):
             self._apply(record, outcome)
             if record.source in self._parked:
                 self._unpark(record.source, outcome)
         return outcome
+
+    def _tick(self, record: Record, outcome: Outcome) -> None:
+        """Pop what is due one by one, so that what one key's step cancels or puts off does not fire."""
+        for _ in range(TICK_LIMIT):
+            taken = self.due.pop_due(self.now_ms, 1)
+            if not taken:
+                return
+            key, _, payload = taken[0]
+            self._guarded(record, outcome, lambda k=key, p=payload: self.processor.due(self._context, k, p), key)
 
     def _is_next(self, record: Record) -> bool:
         """Whether the record is the next of its source; duplicates are dropped, records behind a gap parked."""
@@ -205,8 +213,11 @@ class Partition:
             raise avro.DecodeError(record.body.reason)
         self.processor.fold(self._context, record)
 
-    def _guarded(self, record: Record, outcome: Outcome, call: Callable[[], None]) -> None:
-        """Run pure code as a step of its own: kept whole, or undone and judged (fold.md rule 7)."""
+    def _guarded(self, record: Record, outcome: Outcome, call: Callable[[], None], due_key: str = "") -> None:
+        """Run pure code as a step of its own: kept whole, or undone and judged (fold.md rule 7).
+
+        `due_key` is the key that fell due, when that is what the step is about.
+        """
         context = self._context
         context.begin(record, self.now_ms)
         try:
@@ -216,17 +227,17 @@ class Partition:
             raise
         except Exception as error:
             context.revert()
-            self._judge(record, outcome, error)
+            self._judge(record, outcome, error, due_key)
             return
         self._keep(outcome)
 
-    def _judge(self, record: Record, outcome: Outcome, error: Exception) -> None:
+    def _judge(self, record: Record, outcome: Outcome, error: Exception, due_key: str) -> None:
         reason = f"{type(error).__name__}: {error}"
         where = traceback.extract_tb(error.__traceback__)[-1]
         letter = DeadLetter(
             source=self.name,
             offset=record.offset,
-            key=record.key,
+            key=due_key or record.key,
             type=type(record.body).__name__,
             reason=f"{reason} (in {where.name}, line {where.lineno})",
             body=record.body.data if isinstance(record.body, Undecodable) else avro.encode(record.body),

@@ -157,7 +157,6 @@ class Table:
         self._touched: dict[str, Entity] = {}
         self._dirty: dict[str, Entity] = {}
         self._writing: dict[str, Entity] = {}
-        self._created_keys: set[str] = set()
 
     def entity(self, key: str) -> Entity:
         """The entity under `key`, empty when there is none. Raises StorageError."""
