@@ -19,7 +19,7 @@ from temporalio.api.workflowservice.v1 import (
 
 from gateway.backend import Backend, Context
 from gateway.client_versions import SERVER_VERSION, SUPPORTED_CLIENTS
-from gateway.namespaces import CLUSTER_NAME
+from streams.history.namespace_views import CLUSTER
 
 _STORE: Final = "sqlite"
 _VERSION: Final = f"{SERVER_VERSION}+odradek.{version('odradek-server')}"
@@ -56,7 +56,7 @@ class Cluster:
             server_version=_VERSION,
             cluster_id=self._id(),
             version_info=VersionInfo(current=ReleaseInfo(version=_VERSION)),
-            cluster_name=CLUSTER_NAME,
+            cluster_name=CLUSTER,
             history_shard_count=1,
             persistence_store=_STORE,
             visibility_store=_STORE,
@@ -69,7 +69,7 @@ class Cluster:
         return ListClustersResponse(
             clusters=[
                 ClusterMetadata(
-                    cluster_name=CLUSTER_NAME,
+                    cluster_name=CLUSTER,
                     cluster_id=self._id(),
                     address=self.address,
                     initial_failover_version=1,

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from google.protobuf.message import Message
-from temporalio.api.enums.v1 import ArchivalState, IndexedValueType, NamespaceState, ReplicationState
-from temporalio.api.namespace.v1 import NamespaceConfig as ApiConfig
-from temporalio.api.namespace.v1 import NamespaceInfo
+from temporalio.api.enums.v1 import IndexedValueType, NamespaceState
 from temporalio.api.operatorservice.v1 import (
     AddSearchAttributesRequest,
     DeleteNamespaceRequest,
@@ -17,7 +15,6 @@ from temporalio.api.operatorservice.v1 import (
     ListSearchAttributesResponse,
     RemoveSearchAttributesRequest,
 )
-from temporalio.api.replication.v1 import ClusterReplicationConfig, NamespaceReplicationConfig
 from temporalio.api.workflowservice.v1 import (
     DescribeNamespaceRequest,
     DescribeNamespaceResponse,
@@ -34,11 +31,11 @@ from gateway.backend import ALL, CALL_TIMEOUT_S, Backend, Context
 from gateway.page_tokens import ListPage
 from gateway.validation import cap_duration, too_long
 from streams.bodies import NamespaceCall, NamespaceConfig
+from streams.history import namespace_views
 from streams.history.step import SEPARATOR
 from streams.stores.search_attributes import PREDEFINED_ATTRIBUTES, SYSTEM_ATTRIBUTES
 from streams.topology import COMMANDS, REGISTRY_KEY
 
-CLUSTER_NAME: Final = "active"
 _PAGE_SIZE: Final = 100
 _MIN_RETENTION_S: Final = 3600
 _RESERVED_ATTRIBUTES: Final = frozenset({"NamespaceId", "MemoEncoding", "Memo", "VisibilityTaskKey"})
@@ -201,30 +198,8 @@ def _is_reserved(name: str) -> bool:
 
 def describe(config: NamespaceConfig) -> DescribeNamespaceResponse:
     """A namespace as the API describes it."""
-    info = NamespaceInfo(
-        name=config.name,
-        state=NamespaceState.ValueType(config.state),
-        description=config.description,
-        owner_email=config.owner_email,
-        data={pair.key: pair.value for pair in config.data},
-        id=config.id,
-        capabilities=NamespaceInfo.Capabilities(
-            eager_workflow_start=True, sync_update=True, async_update=True
-        ),
-    )
-    settings = ApiConfig(
-        history_archival_state=ArchivalState.ARCHIVAL_STATE_DISABLED,
-        visibility_archival_state=ArchivalState.ARCHIVAL_STATE_DISABLED,
-        custom_search_attribute_aliases={pair.key: pair.key for pair in config.attributes},
-    )
-    settings.workflow_execution_retention_ttl.FromMilliseconds(config.retention_ms)
-    settings.bad_binaries.SetInParent()
     return DescribeNamespaceResponse(
-        namespace_info=info,
-        config=settings,
-        replication_config=NamespaceReplicationConfig(
-            active_cluster_name=CLUSTER_NAME,
-            clusters=[ClusterReplicationConfig(cluster_name=CLUSTER_NAME)],
-            state=ReplicationState.REPLICATION_STATE_UNSPECIFIED,
-        ),
+        namespace_info=namespace_views.info(config),
+        config=namespace_views.settings(config),
+        replication_config=namespace_views.replication(),
     )

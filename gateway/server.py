@@ -189,7 +189,8 @@ async def _fail(operation: Operation, context: GrpcContext, failure: ApiError) -
     operation.fail(failure.name, expected=failure.code not in errors.UNEXPECTED)
     if failure.code == errors.RESOURCE_EXHAUSTED:
         operation.exhausted(*_cause(failure))
-    details = ((_DETAILS_KEY, failure.status),) if failure.status else ()
+    has_details = failure.status and GrpcStatus.FromString(failure.status).details
+    details = ((_DETAILS_KEY, failure.status),) if has_details else ()
     await context.abort(errors.CODES[failure.code], failure.message, details)
 
 
