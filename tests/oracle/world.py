@@ -101,6 +101,13 @@ class World:
         """Call without waiting. What comes is recorded when the result is awaited."""
         return Later(self, record_as, asyncio.create_task(self.call(method, **fields)))
 
+    async def attempt_quietly(self, method: str, **fields: Any) -> Any:
+        """Call without recording. Returns the response, or the described error as a dict."""
+        try:
+            return await self.call(method, **fields)
+        except grpc.aio.AioRpcError as error:
+            return describe_error(error)
+
     # --- recording
 
     def record(self, name: str, value: object) -> None:
