@@ -29,7 +29,7 @@ from streams.history.errors import ALREADY_EXISTS, INVALID_ARGUMENT, NOT_FOUND, 
 from streams.history.namespace_views import update_response
 from streams.history.step import CURRENT, EXECUTIONS, REGISTRY_TABLE, SEPARATOR
 from streams.history.values import duration_ms
-from streams.limits import Limits
+from streams.limits import Limits, limits_from_numbers
 from streams.runtime.context import Context
 from streams.runtime.records import Reply
 from streams.stores.search_attributes import PREDEFINED_ATTRIBUTES, SYSTEM_ATTRIBUTES
@@ -52,8 +52,8 @@ class RegistryView:
         values = context.table(REGISTRY_TABLE).peek(NAMESPACES).get("limits")
         if values is not self._values:
             self._values = values
-            changed = {} if values is None else {pair.key: pair.value for pair in values.values}
-            self._limits = msgspec.convert({**msgspec.structs.asdict(Limits()), **changed}, Limits, strict=False)
+            numbers = {} if values is None else {pair.key: pair.value for pair in values.values}
+            self._limits = limits_from_numbers(numbers)
         return self._limits
 
 

@@ -23,6 +23,7 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import (
     DescribeNamespaceRequest,
     PollWorkflowTaskQueueRequest,
+    SignalWorkflowExecutionRequest,
     StartWorkflowExecutionRequest,
     TerminateWorkflowExecutionRequest,
     WorkflowServiceStub,
@@ -204,23 +205,37 @@ def test_metrics_are_served_where_the_banner_says() -> None:
         assert f"service_requests{{{labels}}} 1\n" in scraped(dev)
 
 
+def start_workflow(service: WorkflowServiceStub) -> WorkflowExecution:
+    request = StartWorkflowExecutionRequest(
+        namespace="default",
+        workflow_id="w",
+        workflow_type=WorkflowType(name="Order"),
+        task_queue=TaskQueue(name="orders"),
+        request_id="r",
+    )
+    service.StartWorkflowExecution(request, wait_for_ready=True)
+    return WorkflowExecution(workflow_id="w")
+
+
+def test_a_limit_that_a_flag_sets_binds_workflows() -> None:
+    flag = "history.maximumSignalsPerExecution=1"
+    with running("--dynamic-config-value", flag) as dev, grpc.insecure_channel(dev.address) as channel:
+        service = WorkflowServiceStub(channel)
+        request = SignalWorkflowExecutionRequest(
+            namespace="default", workflow_execution=start_workflow(service), signal_name="approve"
+        )
+        service.SignalWorkflowExecution(request)
+        with pytest.raises(grpc.RpcError) as caught:
+            service.SignalWorkflowExecution(request)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_closed_runs_are_counted() -> None:
     with running() as dev, grpc.insecure_channel(dev.address) as channel:
         service = WorkflowServiceStub(channel)
-        service.StartWorkflowExecution(
-            StartWorkflowExecutionRequest(
-                namespace="default",
-                workflow_id="w",
-                workflow_type=WorkflowType(name="Order"),
-                task_queue=TaskQueue(name="orders"),
-                request_id="r",
-            ),
-            wait_for_ready=True,
-        )
+        workflow = start_workflow(service)
         service.TerminateWorkflowExecution(
-            TerminateWorkflowExecutionRequest(
-                namespace="default", workflow_execution=WorkflowExecution(workflow_id="w")
-            )
+            TerminateWorkflowExecutionRequest(namespace="default", workflow_execution=workflow)
         )
         labels = (
             'service_name="history",operation="CompletionStats",namespace="default",'
