@@ -7,7 +7,7 @@ Sans-IO: a log drives it by calling `step` with each record in order, and append
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -51,11 +51,23 @@ class Link(msgspec.Struct, frozen=True):
     index: int
 
 
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A record that changed nothing, with the reason and where it stood."""
+
+    source: str
+    offset: int
+    key: str
+    type: str
+    reason: str
+    body: bytes
+
+
 class Position(msgspec.Struct, frozen=True):
     """What a checkpoint stands for: everything up to `offset` is in it.
 
     `row_count` and `checksum` are of the rows written with it (fold.md rule 14); `topic_id` and `leader_epoch`
-    let a restore recognise another log under the same name (rule 3).
+    let a restore recognise another log under the same name (rule 3). `parked` are offsets of records that wait
+    behind a gap; `letters` are verdicts whose dead letters may not have left yet (rule 7).
     """
 
     offset: int
@@ -66,17 +78,8 @@ class Position(msgspec.Struct, frozen=True):
     checksum: int = 0
     applied: tuple[Applied, ...] = ()
     links: tuple[Link, ...] = ()
-
-
-class DeadLetter(msgspec.Struct, frozen=True):
-    """A record that changed nothing, with the reason and where it stood."""
-
-    source: str
-    offset: int
-    key: str
-    type: str
-    reason: str
-    body: bytes
+    parked: tuple[int, ...] = ()
+    letters: tuple[DeadLetter, ...] = ()
 
 
 class Outcome:
@@ -121,12 +124,14 @@ class Partition:
         self._links: dict[str, tuple[int, int]] = {}
         self._parked: dict[str, dict[tuple[int, int, int], Record]] = {}
 
-    def restore(self, position: Position) -> None:
-        """Start from a checkpoint's position; its rows are in the stores given."""
+    def restore(self, position: Position, parked: Iterable[Record] = ()) -> None:
+        """Start from a checkpoint's position, its rows being in the stores given, and its parked records."""
         self.offset = position.offset
         self.now_ms = position.now_ms
         self._applied = {a.source: (a.epoch, a.offset, a.index) for a in position.applied}
         self._links = {link.channel: (link.offset, link.index) for link in position.links}
+        for record in parked:
+            self._parked.setdefault(record.source, {})[_origin(record)] = record
 
     def newest_epoch(self) -> int:
         """The highest epoch of any gateway it has applied records of, 0 for none."""
@@ -141,6 +146,7 @@ class Partition:
             checksum=checksum,
             applied=tuple(Applied(source, *self._applied[source]) for source in sorted(self._applied)),
             links=tuple(Link(channel, *self._links[channel]) for channel in sorted(self._links)),
+            parked=tuple(sorted(r.offset for records in self._parked.values() for r in records.values())),
         )
 
     def step(self, record: Record) -> Outcome:
@@ -170,7 +176,7 @@ class Partition:
 
     def _is_next(self, record: Record) -> bool:
         """Whether the record is the next of its source; duplicates are dropped, records behind a gap parked."""
-        origin = (record.origin_epoch, record.origin_offset, record.index)
+        origin = _origin(record)
         last = self._applied.get(record.source)
         if last is not None and origin <= last:
             return False
@@ -201,11 +207,11 @@ class Partition:
 
     @property
     def parked_count(self) -> int:
-        """Records waiting behind a gap; while there are any, no checkpoint may be taken."""
+        """Records waiting behind a gap. A checkpoint names them; the log has to keep them."""
         return sum(len(records) for records in self._parked.values())
 
     def _apply(self, record: Record, outcome: Outcome) -> None:
-        self._applied[record.source] = (record.origin_epoch, record.origin_offset, record.index)
+        self._applied[record.source] = _origin(record)
         self._guarded(record, outcome, lambda: self._fold(record))
 
     def _fold(self, record: Record) -> None:
@@ -290,3 +296,7 @@ class Partition:
                 correlation=correlation,
             )
         )
+
+
+def _origin(record: Record) -> tuple[int, int, int]:
+    return (record.origin_epoch, record.origin_offset, record.index)
