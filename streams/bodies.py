@@ -117,8 +117,8 @@ class FireTimer(msgspec.Struct, frozen=True):
 class StartChild(msgspec.Struct, frozen=True):
     """A parent's initiated child: `attributes` are its StartChildWorkflowExecutionInitiatedEventAttributes.
 
-    `start` is the prepared WorkflowExecutionStartedEventAttributes of the child's first event; `reuse_policy` the
-    WorkflowIdReusePolicy number.
+    `start` is the prepared WorkflowExecutionStartedEventAttributes of the child's first event, `user_metadata` the
+    encoded UserMetadata that it carries; `reuse_policy` the WorkflowIdReusePolicy number.
     """
 
     namespace: str
@@ -131,6 +131,7 @@ class StartChild(msgspec.Struct, frozen=True):
     reuse_policy: int
     attributes: bytes
     start: bytes
+    user_metadata: bytes = b""
 
 
 class ChildStarted(msgspec.Struct, frozen=True):
@@ -156,7 +157,10 @@ class ChildStartFailed(msgspec.Struct, frozen=True):
 
 
 class ChildClosed(msgspec.Struct, frozen=True):
-    """A child closed for good (no further run follows): `event` is its encoded close event."""
+    """A child closed for good (no further run follows): `event` is its encoded close event.
+
+    `child_run_id` is the run that closed, `child_first_run_id` the one that its parent started.
+    """
 
     namespace: str
     workflow_id: str
@@ -166,6 +170,7 @@ class ChildClosed(msgspec.Struct, frozen=True):
     child_workflow_id: str
     child_run_id: str
     event: bytes
+    child_first_run_id: str
 
 
 class ParentClosed(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """What workers and clients answer for activities: completed, failed, canceled, still alive.
 
-Behaviour: Respond…ActivityTask… and RecordActivityTaskHeartbeat of the real server, by token and by id. Payloads
-over the limit have been turned into failures before: that needs no state.
+Behaviour: Respond…ActivityTask… and RecordActivityTaskHeartbeat of the real server, by token and by id.
+Payloads over the limit have been turned into failures before: that needs no state.
 """
 
 from __future__ import annotations

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from google.protobuf.message import Message
 from temporalio.api.common.v1 import Payloads
-from temporalio.api.enums.v1 import EventType, ParentClosePolicy, WorkflowExecutionStatus, WorkflowTaskFailedCause
+from temporalio.api.enums.v1 import (
+    EventType,
+    ParentClosePolicy,
+    WorkflowExecutionStatus,
+    WorkflowTaskFailedCause,
+)
 from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionTerminatedEventAttributes
 
 from streams import bodies, topology
@@ -27,16 +32,24 @@ _STATUS = {
 }
 CLOSE_EVENTS = frozenset(_STATUS)
 
-_KEPT_KINDS = frozenset((state.CORE, state.START, state.MEMO, state.SEARCH, state.WAITER, state.QUERY, state.UPDATE))
+_KEPT_KINDS = frozenset(
+    (
+        state.CORE,
+        state.START,
+        state.MEMO,
+        state.SEARCH,
+        state.SIGNALED,
+        state.WAITER,
+        state.QUERY,
+        state.UPDATE,
+    )
+)
 """What stays of a closed run until retention: the rest of its parts is gone with its close."""
 
 
 def close(run: Run, event_type: int, attributes: Message, **extra: object) -> HistoryEvent:
     """Record the close event. Events still buffered are recorded before it, as the real server flushes them."""
-    updates.abort_all(run, continuing=bool(getattr(attributes, "new_execution_run_id", "")))
-    event = run.record(event_type, attributes, **extra)
-    queries.close(run)
-    return event
+    return run.record(event_type, attributes, **extra)
 
 
 def terminate(run: Run, reason: str, identity: str, details: Payloads | None = None, **extra: object) -> None:
@@ -80,6 +93,8 @@ def _tell(run: Run, event: HistoryEvent) -> None:
             )
         )
     visibility.show(run)
+    updates.close(run)
+    queries.release(run)
     waiters.closed(run)
     if core.parent_run_id and not core.next_run_id:
         step.context.emit(
@@ -94,15 +109,19 @@ def _tell(run: Run, event: HistoryEvent) -> None:
                 child_workflow_id=core.workflow_id,
                 child_run_id=core.run_id,
                 event=event.SerializeToString(deterministic=True),
+                child_first_run_id=core.first_run_id,
             ),
         )
     for id, child in run.entity.items(state.CHILD):
-        _close_child(run, child)
-        run.set_part(state.CHILD, id, None)
+        # One that is still to start is kept: its policy is applied once it has.
+        if child.started:
+            close_child(run, child)
+            run.set_part(state.CHILD, id, None)
 
 
-def _close_child(run: Run, child: state.Child) -> None:
-    if child.started and child.parent_close_policy != ParentClosePolicy.PARENT_CLOSE_POLICY_ABANDON:
+def close_child(run: Run, child: state.Child) -> None:
+    """Have a child's partition apply the policy of its parent that closed."""
+    if child.parent_close_policy != ParentClosePolicy.PARENT_CLOSE_POLICY_ABANDON:
         core = run.core
         run.step.context.emit(
             topology.COMMANDS,

@@ -11,13 +11,16 @@ from collections.abc import Callable
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
-from temporalio.api.common.v1 import Priority, RetryPolicy
+from temporalio.api.common.v1 import Memo, Priority, RetryPolicy, SearchAttributes
 from temporalio.api.enums.v1 import TaskQueueKind, TimeoutType, WorkflowTaskFailedCause
 from temporalio.api.taskqueue.v1 import TaskQueue
 
+from streams import attribute_values, bodies
+from streams.attribute_values import InvalidSearchAttributes
 from streams.history import errors
 from streams.history.commands import Commands
 from streams.history.errors import BadCommand
+from streams.limits import Limits
 
 RESERVED_QUEUE_PREFIX: Final = "/_sys/"
 MAX_DURATION_S: Final = 100 * 365 * 24 * 3600
@@ -146,3 +149,37 @@ def reject(where: str, wrong: str, suffix: str) -> None:
     """Refuse the call, not the task, when something is wrong. Raises Rejected."""
     if wrong:
         raise errors.invalid(f"{where}: {wrong}.{suffix}")
+
+
+def target_namespace(commands: Commands, name: str) -> bodies.NamespaceConfig:
+    """The namespace that a command names, its workflow's when it names none. Raises Rejected (NOT_FOUND)."""
+    config = commands.step.namespace_config(name)
+    if config is None:
+        raise errors.namespace_missing(name or commands.step.namespace)
+    return config
+
+
+def attribute_types(config: bodies.NamespaceConfig) -> dict[str, int]:
+    """The custom search attributes of a namespace, with their IndexedValueType numbers."""
+    return {pair.key: pair.value for pair in config.attributes}
+
+
+def check_attribute_sizes(
+    attributes: SearchAttributes, limits: Limits, cause: WorkflowTaskFailedCause.ValueType
+) -> None:
+    """Refuse search attributes that are too large: the workflow ends, as they cannot shrink.
+
+    Raises BadCommand.
+    """
+    try:
+        attribute_values.check_sizes(attributes, limits)
+    except InvalidSearchAttributes as error:
+        raise BadCommand(cause, str(error), terminate=True) from error
+
+
+def check_memo_size(
+    commands: Commands, memo: Memo, cause: WorkflowTaskFailedCause.ValueType, message: str
+) -> None:
+    """Refuse a memo that is too large: the workflow ends. Raises BadCommand."""
+    if memo.ByteSize() > commands.step.limits.memo_size_error_bytes:
+        raise BadCommand(cause, message, terminate=True)

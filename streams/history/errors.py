@@ -8,12 +8,17 @@ from __future__ import annotations
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from temporalio.api.common.v1 import GrpcStatus
-from temporalio.api.enums.v1 import WorkflowTaskFailedCause
+from temporalio.api.enums.v1 import ResourceExhaustedCause, ResourceExhaustedScope, WorkflowTaskFailedCause
 from temporalio.api.errordetails.v1 import (
+    MultiOperationExecutionFailure,
+    NamespaceNotFoundFailure,
     NotFoundFailure,
+    QueryFailedFailure,
+    ResourceExhaustedFailure,
     WorkflowExecutionAlreadyStartedFailure,
     WorkflowNotReadyFailure,
 )
+from temporalio.api.failure.v1 import Failure, MultiOperationExecutionAborted
 
 INVALID_ARGUMENT = 3
 NOT_FOUND = 5
@@ -22,6 +27,7 @@ RESOURCE_EXHAUSTED = 8
 FAILED_PRECONDITION = 9
 ABORTED = 10
 UNIMPLEMENTED = 12
+INTERNAL = 13
 UNAVAILABLE = 14
 
 COMPLETED = "workflow execution already completed"
@@ -81,6 +87,11 @@ def not_found(message: str = "workflow not found for ID") -> Rejected:
     return Rejected(NOT_FOUND, message, NotFoundFailure())
 
 
+def namespace_missing(name: str) -> Rejected:
+    """NOT_FOUND, with the API's NamespaceNotFoundFailure."""
+    return Rejected(NOT_FOUND, f"Namespace {name} is not found.", NamespaceNotFoundFailure(namespace=name))
+
+
 def workflow_missing(workflow_id: str) -> Rejected:
     """NOT_FOUND for a workflow id that has no run."""
     return not_found(f"workflow not found for ID: {workflow_id}")
@@ -105,3 +116,40 @@ def already_started(message: str, request_id: str, run_id: str) -> Rejected:
 def not_ready(message: str) -> Rejected:
     """FAILED_PRECONDITION with WorkflowNotReadyFailure."""
     return Rejected(FAILED_PRECONDITION, message, WorkflowNotReadyFailure())
+
+
+def exhausted(message: str, cause: ResourceExhaustedCause.ValueType) -> Rejected:
+    """RESOURCE_EXHAUSTED of the namespace, with its cause."""
+    scope = ResourceExhaustedScope.RESOURCE_EXHAUSTED_SCOPE_NAMESPACE
+    return Rejected(RESOURCE_EXHAUSTED, message, ResourceExhaustedFailure(cause=cause, scope=scope))
+
+
+def workflow_closing() -> Rejected:
+    """RESOURCE_EXHAUSTED: the run is about to close or to continue in another, which may take the call."""
+    return exhausted(
+        "workflow operation can not be applied because workflow is closing",
+        ResourceExhaustedCause.RESOURCE_EXHAUSTED_CAUSE_BUSY_WORKFLOW,
+    )
+
+
+def query_failed(message: str, failure: Failure | None) -> Rejected:
+    """INVALID_ARGUMENT with QueryFailedFailure: the worker could not answer."""
+    return Rejected(INVALID_ARGUMENT, message, QueryFailedFailure(failure=failure))
+
+
+OPERATION_ABORTED = Rejected(ABORTED, "Operation was aborted.", MultiOperationExecutionAborted())
+"""What an operation of a multi-operation ends with because another one failed."""
+
+
+def multi_operation(start: Rejected | None, update: Rejected | None) -> Rejected:
+    """The error of an update-with-start: what each operation ended with, None for well."""
+    named = (("Start", start), ("Update", update))
+    failed = [(name, error) for name, error in named if error is not None and error is not OPERATION_ABORTED]
+    why = f"{failed[0][0]} failed: {failed[0][1].message}" if failed else "Reason unknown"
+    detail = MultiOperationExecutionFailure()
+    for _, error in named:
+        status = detail.statuses.add()
+        if error is not None:
+            status.MergeFromString(error.status_bytes())
+    code = failed[0][1].code if failed else ABORTED
+    return Rejected(code, f"MultiOperation could not be executed: {why}", detail)
