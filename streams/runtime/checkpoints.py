@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from streams.runtime.codec import LoggedRecord
 from streams.runtime.due import DueRow
 from streams.runtime.partition import DeadLetter, Partition, Position
 from streams.runtime.tables import Row
@@ -20,7 +21,14 @@ class Checkpoint(msgspec.Struct, frozen=True):
     dues: tuple[DueRow, ...]
 
 
-def cut(partition: Partition, topic_id: str, leader_epoch: int, letters: Iterable[DeadLetter]) -> Checkpoint:
+def cut(
+    partition: Partition,
+    *,
+    topic_id: str,
+    leader_epoch: int,
+    letters: tuple[DeadLetter, ...],
+    outbox: tuple[LoggedRecord, ...],
+) -> Checkpoint:
     """Freeze what changed since the last cut; the fold may go on while it is written.
 
     Once the checkpoint is committed, `release` has to be called, and not before another is cut.
@@ -31,7 +39,8 @@ def cut(partition: Partition, topic_id: str, leader_epoch: int, letters: Iterabl
         partition.position(len(rows) + len(dues), checksum(rows, dues)),
         topic_id=topic_id,
         leader_epoch=leader_epoch,
-        letters=tuple(letters),
+        letters=letters,
+        outbox=outbox,
     )
     return Checkpoint(position, rows, dues)
 

@@ -94,17 +94,21 @@ class Codec:
         except avro.DecodeError as error:
             return Undecodable(value.type, str(error), value.body)
 
+    def to_logged(self, record: Record) -> LoggedRecord:
+        """A record with its place, as a struct."""
+        return LoggedRecord(
+            record.topic, record.partition, record.offset, record.time_ms, record.key, self.envelope(record)
+        )
+
+    def logged(self, value: LoggedRecord) -> Record:
+        """The record in such a struct."""
+        return self.record(value.topic, value.partition, value.offset, value.time_ms, value.key, value.value)
+
     def encode_batch(self, records: Sequence[Record]) -> bytes:
         """A batch of the embedded log as bytes."""
-        return avro.encode(
-            LogBatch(
-                tuple(
-                    LoggedRecord(r.topic, r.partition, r.offset, r.time_ms, r.key, self.envelope(r)) for r in records
-                )
-            )
-        )
+        return avro.encode(LogBatch(tuple(map(self.to_logged, records))))
 
     def decode_batch(self, data: bytes) -> list[Record]:
         """The records of a batch. Raises avro.DecodeError."""
         batch = avro.decode(LogBatch, data)
-        return [self.record(r.topic, r.partition, r.offset, r.time_ms, r.key, r.value) for r in batch.records]
+        return [self.logged(value) for value in batch.records]

@@ -2,17 +2,19 @@
 
 Sans-IO: a driver hands in the records of the log, appends what is in `emissions`, sends `replies` and
 `letters`, reports what was acknowledged, and writes the checkpoints it is given. Any failed append ends the
-ownership: the driver drops this object and takes the partition over again (fold.md rule 11). Rules 4, 7, 13 and
-14 live here.
+ownership: the driver drops this object and takes the partition over again (fold.md rule 11). Rules 4, 7, 13
+and 14 live here.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Sequence
 
 from streams.runtime import checkpoints
 from streams.runtime.checkpoints import Checkpoint
-from streams.runtime.partition import DeadLetter, Partition
+from streams.runtime.codec import Codec
+from streams.runtime.partition import DeadLetter, Outcome, Partition, Position
 from streams.runtime.records import Correlation, Record, Reply
 
 
@@ -23,20 +25,30 @@ class Owner:
     acknowledged with; `letters` go to `dead-letters`, where (source, offset) is their identity.
     """
 
-    def __init__(self, partition: Partition, topic_id: str, letters: tuple[DeadLetter, ...] = ()) -> None:
+    def __init__(self, partition: Partition, topic_id: str, codec: Codec) -> None:
         self.partition = partition
         self.emissions: deque[Record] = deque()
         self.replies: deque[tuple[int, Correlation, Reply]] = deque()
-        self.letters: deque[DeadLetter] = deque(letters)
+        self.letters: deque[DeadLetter] = deque()
         self._topic_id = topic_id
+        self._codec = codec
         self._leader_epoch = 0
         self._unacknowledged: dict[int, int] = {}
-        self._unsent_letters: list[DeadLetter] = list(letters)
+        self._unsent_letters: list[DeadLetter] = []
         self._verdicts: list[DeadLetter] = []
-        self._held: list[tuple[int, Correlation, Reply]] = []
+        self._held: Outcome | None = None
         self._cut: Checkpoint | None = None
         self._written_parked: tuple[int, ...] = ()
         self._checkpointed = partition.offset
+
+    def resume(self, position: Position, parked: Iterable[Record]) -> None:
+        """Go on from a checkpoint: its verdicts are told again, and what they held back leaves."""
+        self.partition.restore(position, parked)
+        self._checkpointed = position.offset
+        self._written_parked = position.parked
+        self.letters.extend(position.letters)
+        self._unsent_letters.extend(position.letters)
+        self._release([self._codec.logged(record) for record in position.outbox], [])
 
     @property
     def checkpointed(self) -> int:
@@ -47,8 +59,8 @@ class Owner:
     def must_checkpoint(self) -> bool:
         """Whether a verdict waits for the checkpoint that covers it: until then nothing more may be folded.
 
-        It is never judged again by other code, since neither its reply nor its letter, nor anything emitted
-        later, leaves before that (fold.md rule 7).
+        It is never judged again by other code, since neither its reply nor its letter, nor anything its step
+        emitted, leaves before that (fold.md rule 7).
         """
         return bool(self._verdicts)
 
@@ -60,16 +72,18 @@ class Owner:
         assert not self._verdicts, "a verdict is not yet covered by a checkpoint"
         outcome = self.partition.step(record)
         self._leader_epoch = leader_epoch
-        replies = [(record.offset, correlation, reply) for correlation, reply in outcome.replies]
         if outcome.verdicts:
-            self._verdicts = outcome.verdicts
-            self._held = replies
-            replies = []
-        awaited = len(outcome.emissions) + len(replies)
-        if awaited:
-            self._unacknowledged[record.offset] = awaited
-            self.emissions.extend(outcome.emissions)
-            self.replies.extend(replies)
+            self._verdicts, self._held = outcome.verdicts, outcome
+        else:
+            self._release(outcome.emissions, outcome.replies)
+
+    def _release(self, emissions: Sequence[Record], replies: Sequence[tuple[Correlation, Reply]]) -> None:
+        """Let what one step left go out. All of it has the step's offset as its origin."""
+        if emissions or replies:
+            offset = self.partition.offset
+            self._unacknowledged[offset] = len(emissions) + len(replies)
+            self.emissions.extend(emissions)
+            self.replies.extend((offset, correlation, reply) for correlation, reply in replies)
 
     def acknowledge(self, offset: int) -> None:
         """One emission or reply with this origin is durable where it went."""
@@ -87,8 +101,14 @@ class Owner:
         """Freeze a checkpoint of everything folded; False while one is under way or nothing is new."""
         if self._cut is not None or self.partition.offset <= self._checkpointed:
             return False
-        letters = (*self._unsent_letters, *self._verdicts)
-        self._cut = checkpoints.cut(self.partition, self._topic_id, self._leader_epoch, letters)
+        outbox = [] if self._held is None else self._held.emissions
+        self._cut = checkpoints.cut(
+            self.partition,
+            topic_id=self._topic_id,
+            leader_epoch=self._leader_epoch,
+            letters=(*self._unsent_letters, *self._verdicts),
+            outbox=tuple(map(self._codec.to_logged, outbox)),
+        )
         return True
 
     def writable(self) -> Checkpoint | None:
@@ -108,11 +128,11 @@ class Owner:
         self._checkpointed = position.offset
         self._written_parked = position.parked
         checkpoints.release(self.partition)
-        if self._verdicts and position.offset >= self._verdicts[-1].offset:
+        if self._held is not None and position.offset == self.partition.offset:
             self.letters.extend(self._verdicts)
             self._unsent_letters.extend(self._verdicts)
-            self.replies.extend(self._held)
-            self._verdicts, self._held = [], []
+            held, self._held, self._verdicts = self._held, None, []
+            self._release(held.emissions, held.replies)
 
     def deletable_below(self, materialised: int, safety_span: int) -> int:
         """Records below this offset may be deleted from the log (fold.md rule 4).

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from streams import avro
+from streams.runtime.codec import LoggedRecord
 from streams.runtime.context import Context, Partitioner, Processor
 from streams.runtime.due import DueIndex, DueStore
 from streams.runtime.records import Correlation, Record, Reply, Tick, Undecodable
@@ -67,7 +68,8 @@ class Position(msgspec.Struct, frozen=True):
 
     `row_count` and `checksum` are of the rows written with it (fold.md rule 14); `topic_id` and `leader_epoch`
     let a restore recognise another log under the same name (rule 3). `parked` are offsets of records that wait
-    behind a gap; `letters` are verdicts whose dead letters may not have left yet (rule 7).
+    behind a gap; `letters` are verdicts whose dead letters may not have left yet, `outbox` what the step of such
+    a verdict emitted (rule 7).
     """
 
     offset: int
@@ -80,6 +82,7 @@ class Position(msgspec.Struct, frozen=True):
     links: tuple[Link, ...] = ()
     parked: tuple[int, ...] = ()
     letters: tuple[DeadLetter, ...] = ()
+    outbox: tuple[LoggedRecord, ...] = ()
 
 
 class Outcome:

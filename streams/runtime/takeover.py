@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from streams.runtime import checkpoints
+from streams.runtime.codec import Codec
 from streams.runtime.due import DueRow
 from streams.runtime.owner import Owner
 from streams.runtime.partition import Partition, Position
@@ -61,7 +62,9 @@ class Changelog(Protocol):
         """Bring the local store up to what is committed."""
 
 
-def take_over(name: str, changelog: Changelog, log: Log, partition: Callable[[], Partition]) -> Owner:
+def take_over(
+    name: str, changelog: Changelog, log: Log, codec: Codec, partition: Callable[[], Partition]
+) -> Owner:
     """The owner of partition `name` from now on; `partition` builds its fold over the restored store.
 
     Fold on from `Owner.partition.offset + 1`. Raises TakeoverRefusedError.
@@ -76,12 +79,11 @@ def take_over(name: str, changelog: Changelog, log: Log, partition: Callable[[],
     committed = changelog.restore()
     check_rows(name, committed)
     check_log(name, committed.position, log)
-    fold = partition()
+    owner = Owner(partition(), log.topic_id, codec)
     position = committed.position
-    if position is None:
-        return Owner(fold, log.topic_id)
-    fold.restore(position, [log.read(offset) for offset in position.parked])
-    return Owner(fold, log.topic_id, position.letters)
+    if position is not None:
+        owner.resume(position, [log.read(offset) for offset in position.parked])
+    return owner
 
 
 def check_rows(name: str, committed: Committed) -> None:
