@@ -36,15 +36,26 @@ _KEPT_KINDS = frozenset(
     (
         state.CORE,
         state.START,
+        state.METADATA,
         state.MEMO,
         state.SEARCH,
+        state.RESET_POINTS,
+        state.WORKER,
+        state.ATTACHED,
         state.SIGNALED,
         state.WAITER,
         state.QUERY,
         state.UPDATE,
+        state.CHILD,
     )
 )
 """What stays of a closed run until retention: the rest of its parts is gone with its close."""
+
+_LEFT_KINDS = {state.ACTIVITY: state.LEFT_ACTIVITY, state.WORKFLOW_TASK: state.LEFT_TASK}
+"""What was pending at the close, as describe goes on showing it: nothing else of it lives on."""
+
+RESETTER = "history-resetter"
+"""Who terminates a run for a reset. Its children go on: the run that takes its place knows them."""
 
 
 def close(run: Run, event_type: int, attributes: Message, **extra: object) -> HistoryEvent:
@@ -55,7 +66,7 @@ def close(run: Run, event_type: int, attributes: Message, **extra: object) -> Hi
 def terminate(run: Run, reason: str, identity: str, details: Payloads | None = None, **extra: object) -> None:
     """End the run by force: no workflow task sees it. A running task is recorded as failed first."""
     if run.task_running:
-        workflow_tasks.fail(run, CAUSE.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND, None, identity)
+        workflow_tasks.fail(run, CAUSE.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND, None, "history-service")
     run.flush()
     attributes = WorkflowExecutionTerminatedEventAttributes(reason=reason, identity=identity, details=details)
     close(run, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED, attributes, **extra)
@@ -75,9 +86,11 @@ def _closed(run: Run, event: HistoryEvent) -> None:
         buffered_bytes=0,
     )
     for kind in sorted(run.entity.parts):
-        if kind not in _KEPT_KINDS and kind != state.CHILD:
-            for id, _ in run.entity.items(kind):
+        if kind not in _KEPT_KINDS:
+            for id, part in run.entity.items(kind):
                 run.put(kind, id, None)
+                if kind in _LEFT_KINDS:
+                    run.put(_LEFT_KINDS[kind], id, part)
 
 
 @emits(*CLOSE_EVENTS)
@@ -96,7 +109,8 @@ def _tell(run: Run, event: HistoryEvent) -> None:
     updates.close(run)
     queries.release(run)
     waiters.closed(run)
-    if core.parent_run_id and not core.next_run_id:
+    for_reset = event.workflow_execution_terminated_event_attributes.identity == RESETTER
+    if core.parent_run_id and not core.next_run_id and not for_reset:
         step.context.emit(
             topology.COMMANDS,
             topology.workflow_key(core.parent_namespace, core.parent_workflow_id),
@@ -115,8 +129,10 @@ def _tell(run: Run, event: HistoryEvent) -> None:
     for id, child in run.entity.items(state.CHILD):
         # One that is still to start is kept: its policy is applied once it has.
         if child.started:
-            close_child(run, child)
+            if not (for_reset and core.reset_run_id):
+                close_child(run, child)
             run.set_part(state.CHILD, id, None)
+            run.set_part(state.LEFT_CHILD, id, child)
 
 
 def close_child(run: Run, child: state.Child) -> None:

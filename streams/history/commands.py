@@ -21,7 +21,15 @@ from temporalio.api.workflowservice.v1 import (
 
 from streams import bodies
 from streams.avro import DecodeError
-from streams.history import closing, errors, queries, responses, state, updates, workflow_tasks
+from streams.history import (
+    closing,
+    errors,
+    queries,
+    responses,
+    update_messages,
+    updates,
+    workflow_tasks,
+)
 from streams.history.calls import COMMANDS, handles_call
 from streams.history.errors import BadCommand
 from streams.history.lookup import find_run
@@ -84,7 +92,7 @@ class Commands:
             if not self.run.is_open:
                 break
         for message in list(self.messages.values()):
-            updates.handle_message(self, message)
+            update_messages.handle(self, message)
         if self.run.is_open:
             for action in self.after:
                 action()
@@ -173,7 +181,7 @@ def respond_completed(step: Step, call: bodies.Call) -> None:
     commands = Commands(run, request, completed.event_id)
     commands.carry_out()
     if run.is_open:
-        if not heartbeat:
+        if not request.force_create_new_workflow_task:
             updates.reject_unprocessed(run)
         _next_task(commands, task if heartbeat else None)
     queries.answer(run, request)
@@ -182,9 +190,7 @@ def respond_completed(step: Step, call: bodies.Call) -> None:
 
 def _complete_without_trace(run: Run, task: WorkflowTask, request: RespondWorkflowTaskCompletedRequest) -> None:
     """A speculative task whose updates were all rejected leaves nothing in the history."""
-    run.set_part(state.WORKFLOW_TASK, "", None)
-    if run.core.task_attempt != 1:
-        run.change_core(task_attempt=1)
+    workflow_tasks.forget(run)
     _set_sticky(run, request)
     commands = Commands(run, request, 0)
     commands.carry_out()
@@ -206,15 +212,14 @@ def _next_task(commands: Commands, heartbeat: WorkflowTask | None) -> None:
     """Schedule the task that has to follow this one, and start it here when the worker asked for that."""
     run, request = commands.run, commands.request
     normal = request.force_create_new_workflow_task or run.has_buffered or commands.needs_task
-    speculative = not normal and updates.any_to_send(run)
-    if not normal and not speculative:
+    if not normal and not updates.any_to_send(run):
         return
     handed_over = request.return_new_workflow_task
     workflow_tasks.schedule(
         run,
         dispatch=not handed_over,
         original_scheduled_ms=heartbeat.original_scheduled_ms if heartbeat else 0,
-        speculative=speculative,
+        speculative=handed_over and not normal,
     )
     if handed_over:
         workflow_tasks.start(
@@ -228,7 +233,8 @@ def _respond(commands: Commands, reset_event_id: int = 0) -> None:
         activity_tasks=commands.eager_activities, reset_history_event_id=reset_event_id
     )
     if run.is_open and run.task_running and commands.request.return_new_workflow_task:
-        responses.reply_completed_with_task(run, response)
+        heartbeat = commands.request.force_create_new_workflow_task
+        responses.reply_completed_with_task(run, response, heartbeat=heartbeat)
     else:
         run.step.reply(response)
 
@@ -241,9 +247,10 @@ def fail_for_bad_command(step: Step, call: bodies.Call, error: BadCommand) -> No
     """
     request = RespondWorkflowTaskCompletedRequest.FromString(call.request)
     run, task = started_task(step, request.task_token)
-    updates.abort_for_failed_task(run)
+    updates.abort_sent(run)
     if task.attempt > 1 and error.cause != CAUSE.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND:
-        raise errors.invalid(error.text)
+        step.reply_error(errors.invalid(error.text))
+        return
     failure = Failure(message=error.text, source="Server", server_failure_info=ServerFailureInfo())
     workflow_tasks.fail(
         run, error.cause, failure, request.identity, binary_checksum=request.binary_checksum
@@ -265,7 +272,6 @@ def respond_failed(step: Step, call: bodies.Call) -> None:
     workflow_tasks.fail(
         run, request.cause, failure, request.identity, binary_checksum=request.binary_checksum
     )
-    updates.readmit(run)
     workflow_tasks.schedule(run)
     step.reply(RespondWorkflowTaskFailedResponse())
 

@@ -23,7 +23,7 @@ def start_task(step: Step, body: bodies.StartTask) -> None:
             started = activities.start(run, body)
         else:
             started = queries.start_direct(run, body)
-    elif run.exists and run.is_open:
+    elif run.exists and (run.is_open or body.task_kind == bodies.QUERY_TASK):
         _back_to_queue(run, body)
     if not started:
         step.context.emit(
@@ -63,13 +63,17 @@ def _back_to_queue(run: Run, body: bodies.StartTask) -> None:
 def task_undelivered(step: Step, body: bodies.TaskUndelivered) -> None:
     """A gateway got a started task for a poll that was gone: undo the dispatch, without counting an attempt."""
     run = step.run(body.run_id)
-    if not run.exists or not run.is_open:
+    if not run.exists:
         return
-    if body.task_kind == bodies.WORKFLOW_TASK:
+    if body.task_kind == bodies.QUERY_TASK:
+        queries.undeliver(run, body)
+    elif not run.is_open:
+        return
+    elif body.task_kind == bodies.WORKFLOW_TASK:
         task = run.task
         if task is not None and task.started_event_id and task.stamp == body.stamp and task.poll_id == body.poll_id:
             workflow_tasks.undeliver(run)
-    elif body.task_kind == bodies.ACTIVITY_TASK:
+    else:
         activities.undeliver(run, body)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streams import bodies
-from streams.history import waiters
+from streams.history import waiters, workflow_tasks
 from streams.history.evolve import emit
 from streams.history.run import Run
 from streams.history.step import Step
@@ -21,6 +21,8 @@ def finish(step: Step) -> None:
 
 
 def _finish(run: Run) -> None:
+    if run.exists:
+        workflow_tasks.relieve_buffer(run)
     position = 0
     while position < len(run.facts):
         emit(run, run.facts[position])

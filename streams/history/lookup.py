@@ -27,7 +27,7 @@ def find_open_run(step: Step, run_id: str, first_run_id: str = "") -> Run:
     """
     run = find_run(step, run_id)
     if first_run_id and run.core.first_run_id != first_run_id:
-        raise errors.workflow_missing(step.workflow_id)
+        raise errors.not_found("workflow execution not found")
     if not run.is_open:
         raise errors.completed()
     return run

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from google.protobuf.message import Message
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.workflowservice.v1 import PollWorkflowTaskQueueResponse, RespondWorkflowTaskCompletedResponse
+from temporalio.api.workflowservice.v1 import (
+    PollWorkflowTaskQueueResponse,
+    RespondWorkflowTaskCompletedResponse,
+)
 
 from streams import bodies
-from streams.history import queries, updates, workflow_tasks
+from streams.history import queries, task_events, updates, workflow_tasks
 from streams.history.run import Run
 from streams.history.values import to_timestamp
 from streams.runtime.records import Correlation, Reply
@@ -31,7 +34,9 @@ def token(run: Run) -> bytes:
     ).encode()
 
 
-def workflow_task(run: Run, sticky: bool) -> tuple[PollWorkflowTaskQueueResponse, int, int]:
+def workflow_task(
+    run: Run, sticky: bool, *, heartbeat: bool = False
+) -> tuple[PollWorkflowTaskQueueResponse, int, int]:
     """The response for the task that just started, and the first and last event to send beside it.
 
     `sticky` workers know the history up to their last task; others get all of it. Events of a task that is not
@@ -45,13 +50,13 @@ def workflow_task(run: Run, sticky: bool) -> tuple[PollWorkflowTaskQueueResponse
         previous_started_event_id=core.last_started_event_id,
         started_event_id=task.started_event_id,
         attempt=task.attempt,
-        workflow_execution_task_queue=workflow_tasks.task_queue_message(core.task_queue, False, ""),
+        workflow_execution_task_queue=task_events.task_queue_message(core.task_queue, False, ""),
         scheduled_time=to_timestamp(task.scheduled_ms),
         started_time=to_timestamp(task.started_ms),
     )
     response.workflow_type.name = core.workflow_type
     response.history.events.extend(workflow_tasks.pending_events(run))
-    updates.send(run, response)
+    updates.send(run, response, new_only=heartbeat)
     queries.send(run, response)
     first = core.last_started_event_id + 1 if sticky and core.last_started_event_id else 1
     return response, first, core.next_event_id - 1
@@ -65,9 +70,11 @@ def reply_poll(run: Run, correlation: Correlation) -> None:
     _reply(run, correlation, "poll-workflow", response.SerializeToString(deterministic=True), first, last)
 
 
-def reply_completed_with_task(run: Run, response: RespondWorkflowTaskCompletedResponse) -> None:
+def reply_completed_with_task(
+    run: Run, response: RespondWorkflowTaskCompletedResponse, *, heartbeat: bool
+) -> None:
     """Answer a completed task with the next one, started in the same step."""
-    nested, first, last = workflow_task(run, sticky=True)
+    nested, first, last = workflow_task(run, sticky=True, heartbeat=heartbeat)
     response.workflow_task.CopyFrom(nested)
     reply_with_events(run, "completed", response, first, last)
 

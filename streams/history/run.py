@@ -11,7 +11,8 @@ from temporalio.api.history.v1 import HistoryEvent
 
 from streams.history import facts, state
 from streams.history.deadlines import Deadlines
-from streams.history.evolve import apply, applies_fact
+from streams.history.evolve import applies_fact, apply
+from streams.history.task_events import keep_speculative
 from streams.runtime.tables import Entity
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ class Run:
 
     def record(self, event_type: int, attributes: Message, **extra: Any) -> HistoryEvent:
         """Add an event: to the history, or to the buffer while a workflow task runs. `extra` are event fields."""
+        if event_type not in UNBUFFERED:
+            keep_speculative(self)
         extra.setdefault("event_time", self.step.timestamp)
         event = HistoryEvent(event_type=event_type, **extra)  # type: ignore[arg-type]
         getattr(event, ATTRIBUTES[event_type]).CopyFrom(attributes)
@@ -207,4 +210,8 @@ def _buffer_flushed(run: Run, fact: facts.BufferFlushed) -> None:
             child = run.entity.get(state.CHILD, key)
             if child is not None:
                 run.put(state.CHILD, key, msgspec.structs.replace(child, started_event_id=event.event_id))
+        elif event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED:
+            attached = event.workflow_execution_options_updated_event_attributes.attached_request_id
+            if attached:
+                run.put(state.ATTACHED, attached, state.Signaled(event.event_id))
     run.set_core(next_event_id=fact.events[-1].event_id + 1, buffered_count=0, buffered_bytes=0)

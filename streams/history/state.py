@@ -22,6 +22,16 @@ SIGNALED = "signaled"
 QUERY = "query"
 UPDATE = "update"
 WAITER = "waiter"
+METADATA = "metadata"
+RESET_POINTS = "points"
+WORKER = "worker"
+ATTACHED = "attached"
+LEFT_ACTIVITY = "left-activity"
+LEFT_CHILD = "left-child"
+LEFT_TASK = "left-task"
+COPYING = "copying"
+COPIED_CORE = "copied-core"
+REAPPLY = "reapply"
 
 NORMAL = "normal"
 TRANSIENT = "transient"
@@ -42,7 +52,8 @@ def earliest(*times_ms: int) -> int:
 
 class Core(msgspec.Struct, frozen=True):
     """What every run has. `status` is the API's WorkflowExecutionStatus; `next_event_id` the id that the next
-    event of the history gets.
+    event of the history gets; `close_attempted` says that the last workflow task failed because it would have closed
+    the run over events it had not seen; `update_count` counts the updates ever admitted.
     """
 
     namespace: str
@@ -70,6 +81,7 @@ class Core(msgspec.Struct, frozen=True):
     reset_run_id: str = ""
     cancel_requested: bool = False
     cancel_request_id: str = ""
+    close_attempted: bool = False
     signal_count: int = 0
     buffered_bytes: int = 0
     buffered_count: int = 0
@@ -92,6 +104,7 @@ class Core(msgspec.Struct, frozen=True):
     transition_count: int = 0
     faulted: str = ""
     build_id: str = ""
+    original_start_ms: int = 0
 
     def deadline_ms(self) -> int:
         """The earliest deadline of the run itself."""
@@ -101,7 +114,9 @@ class Core(msgspec.Struct, frozen=True):
 
 
 class Blob(msgspec.Struct, frozen=True):
-    """An encoded API message: the start attributes, the memo, the search attributes."""
+    """An encoded API message: the start attributes and metadata, the memo, the search attributes, the points to
+    reset to, the version of the worker seen last.
+    """
 
     data: bytes
 
@@ -122,7 +137,7 @@ class WorkflowTask(msgspec.Struct, frozen=True):
     scheduled_ms: int
     original_scheduled_ms: int
     timeout_ms: int
-    sticky_due_ms: int = 0
+    to_start_due_ms: int = 0
     started_event_id: int = 0
     started_ms: int = 0
     started_due_ms: int = 0
@@ -135,7 +150,7 @@ class WorkflowTask(msgspec.Struct, frozen=True):
 
     def deadline_ms(self) -> int:
         """When the task times out in the state it is in."""
-        return self.started_due_ms if self.started_event_id else self.sticky_due_ms
+        return self.started_due_ms if self.started_event_id else self.to_start_due_ms
 
 
 class BufferedEvent(msgspec.Struct, frozen=True):
@@ -230,14 +245,14 @@ class External(msgspec.Struct, frozen=True):
 
 
 class Signaled(msgspec.Struct, frozen=True):
-    """A signal's request id that was applied."""
+    """A request id that was applied, of a signal or attached to the run, and its event (0 while that is buffered)."""
 
     event_id: int = 0
 
 
 class Query(msgspec.Struct, frozen=True):
-    """A query that a client waits for. `state` is "buffered" (rides on a workflow task), "sent" (on one that is
-    started) or "direct" (has a task of its own). The rest is where the answer goes.
+    """A query that a client waits for. `state` is "buffered" (rides on the next workflow task) or "direct" (has a
+    task of its own, of this `stamp`). The rest is where the answer goes, and until when it is awaited.
     """
 
     state: str
@@ -252,26 +267,25 @@ class Query(msgspec.Struct, frozen=True):
 class Update(msgspec.Struct, frozen=True):
     """An update of this run. `stage` is "admitted", "sent" (with a started workflow task), "accepted" or "completed".
 
-    `request` is the encoded temporal.api.update.v1.Request while it may have to be sent (again);
-    `outcome` the encoded Outcome once completed.
+    `request` is the encoded temporal.api.update.v1.Request while it may have to be sent (again), empty when the worker
+    finds it in the history; `sequence` orders updates as they came; `outcome` is the encoded Outcome once completed.
     """
 
     update_id: str
     stage: str
     request: bytes
-    admitted_ms: int
     sequence: int
     accepted_event_id: int = 0
     completed_event_id: int = 0
     outcome: bytes = b""
-    request_id: str = ""
 
 
 class Waiter(msgspec.Struct, frozen=True):
     """A client's call that waits for something of this run.
 
     `kind` is "new_event" (an event above `after_event_id`, or the close), "close" or "update" (`update_id`
-    reaching `stage`). Forgotten at `deadline_ms`, when the gateway has answered by itself.
+    reaching `stage`; `started` tells whether the call also started the run). Forgotten at `deadline_ms`, when the
+    gateway has answered by itself.
     """
 
     kind: str
@@ -283,6 +297,21 @@ class Waiter(msgspec.Struct, frozen=True):
     update_id: str = ""
     stage: int = 0
     method: str = ""
+    started: bool = False
+
+
+class Copying(msgspec.Struct, frozen=True):
+    """How far the history of a run that a reset prepares has come, while the run is not there yet.
+
+    `next_page` is the page to come, `next_event_id` the id of the event to come, `size_bytes` that of the events so
+    far. Forgotten when its timer fires.
+    """
+
+    base_run_id: str
+    next_page: int
+    next_event_id: int
+    size_bytes: int
+    reapplied: int
 
 
 KINDS: dict[str, type[msgspec.Struct]] = {
@@ -301,6 +330,16 @@ KINDS: dict[str, type[msgspec.Struct]] = {
     QUERY: Query,
     UPDATE: Update,
     WAITER: Waiter,
+    METADATA: Blob,
+    RESET_POINTS: Blob,
+    WORKER: Blob,
+    ATTACHED: Signaled,
+    LEFT_ACTIVITY: Activity,
+    LEFT_CHILD: Child,
+    LEFT_TASK: WorkflowTask,
+    COPYING: Copying,
+    COPIED_CORE: Core,
+    REAPPLY: BufferedEvent,
 }
 
 TIMED = frozenset((CORE, WORKFLOW_TASK, ACTIVITY, TIMER))

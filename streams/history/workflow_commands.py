@@ -17,7 +17,7 @@ from temporalio.api.history.v1 import (
     WorkflowExecutionStartedEventAttributes,
 )
 
-from streams.history import closing, continuing, workflow_tasks
+from streams.history import closing, continuing, task_events
 from streams.history.calls import handles_command
 from streams.history.commands import Commands
 from streams.history.continuing import INITIATOR, Successor
@@ -138,7 +138,7 @@ def _complete_attributes(commands: Commands, attributes: ContinueAsNewWorkflowEx
     commands.check_id(attributes.workflow_type.name, bad, "WorkflowType on ContinueAsNewWorkflowExecutionCommand")
     queue = attributes.task_queue.name or core.task_queue
     commands.check_id(queue, bad, "TaskQueue on ContinueAsNewWorkflowExecutionCommand")
-    attributes.task_queue.CopyFrom(workflow_tasks.task_queue_message(queue, False, ""))
+    attributes.task_queue.CopyFrom(task_events.task_queue_message(queue, False, ""))
     for field in ("workflow_run_timeout", "workflow_task_timeout", "backoff_start_interval"):
         duration = getattr(attributes, field)
         if duration.seconds < 0 or duration.nanos < 0:

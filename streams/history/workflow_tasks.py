@@ -1,4 +1,5 @@
-"""The life of a workflow task: scheduled, started, completed, failed, timed out; sticky, transient, speculative.
+"""The life of a workflow task: scheduled, started, completed, failed, timed out; also sticky ones,
+transient ones and speculative ones.
 
 Behaviour: the real server's workflow task state machine (service/history/workflow, release 1.29.1).
 """
@@ -8,25 +9,23 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from temporalio.api.enums.v1 import EventType, TaskQueueKind, TimeoutType, WorkflowTaskFailedCause
+from temporalio.api.enums.v1 import EventType, TimeoutType, WorkflowTaskFailedCause
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import (
     HistoryEvent,
     WorkflowTaskCompletedEventAttributes,
     WorkflowTaskFailedEventAttributes,
-    WorkflowTaskScheduledEventAttributes,
-    WorkflowTaskStartedEventAttributes,
     WorkflowTaskTimedOutEventAttributes,
 )
-from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
 
 from streams import bodies
-from streams.history import facts, state
+from streams.history import facts, state, worker_versions
 from streams.history.evolve import applies, applies_fact, emits_fact
 from streams.history.run import Run
 from streams.history.state import NORMAL, SPECULATIVE, TRANSIENT, WORKFLOW_TASK, WorkflowTask
-from streams.history.values import to_duration, to_timestamp
+from streams.history.task_events import scheduled_attributes, started_attributes
+from streams.history.values import to_timestamp
 from streams.topology import TASKS, queue_key
 
 BACKOFF_FROM_ATTEMPT = 3
@@ -34,14 +33,10 @@ BACKOFF_FROM_ATTEMPT = 3
 
 BACKOFF_INITIAL_MS = 5_000
 
+SPECULATIVE_SCHEDULE_TO_START_MS = 5_000
+"""How long a speculative task may wait on a normal queue before a normal one takes its place."""
+
 EVENT = EventType
-
-
-def task_queue_message(queue: str, sticky: bool, normal: str) -> TaskQueue:
-    """A task queue as events and responses show it."""
-    if sticky:
-        return TaskQueue(name=queue, kind=TaskQueueKind.TASK_QUEUE_KIND_STICKY, normal_name=normal)
-    return TaskQueue(name=queue, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL)
 
 
 def timeout_of_attempt_ms(run: Run, attempt: int) -> int:
@@ -76,6 +71,9 @@ def schedule(
     if core.task_attempt > 1:
         kind = TRANSIENT
     sticky = bool(core.sticky_queue)
+    to_start_ms = core.sticky_timeout_ms if sticky else 0
+    if not sticky and kind == SPECULATIVE:
+        to_start_ms = SPECULATIVE_SCHEDULE_TO_START_MS
     task = WorkflowTask(
         kind=kind,
         scheduled_event_id=core.next_event_id,
@@ -86,7 +84,7 @@ def schedule(
         scheduled_ms=run.step.now_ms,
         original_scheduled_ms=original_scheduled_ms or run.step.now_ms,
         timeout_ms=timeout_of_attempt_ms(run, core.task_attempt),
-        sticky_due_ms=run.step.now_ms + core.sticky_timeout_ms if sticky and core.sticky_timeout_ms else 0,
+        to_start_due_ms=run.step.now_ms + to_start_ms if to_start_ms else 0,
     )
     if kind == NORMAL:
         _record_scheduled(run, task)
@@ -94,14 +92,11 @@ def schedule(
     return task
 
 
-def _record_scheduled(run: Run, task: WorkflowTask, attempt: int = 0) -> HistoryEvent:
+def _record_scheduled(run: Run, task: WorkflowTask, at_ms: int = 0) -> HistoryEvent:
     return run.record(
         EVENT.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
-        WorkflowTaskScheduledEventAttributes(
-            task_queue=task_queue_message(task.queue, task.sticky, run.core.task_queue),
-            start_to_close_timeout=to_duration(task.timeout_ms),
-            attempt=attempt or task.attempt,
-        ),
+        scheduled_attributes(run, task),
+        event_time=to_timestamp(at_ms or task.scheduled_ms),
     )
 
 
@@ -141,7 +136,7 @@ def add_to_queue(run: Run, task: WorkflowTask, *, at_head: bool = False) -> None
 
 
 def schedule_if_none(run: Run) -> None:
-    """What an event for the workflow to see asks for: a task, unless one is pending or the first is yet to come."""
+    """What an event to be seen asks for: a task, unless one is pending or the first is yet to come."""
     if run.task is None and not run.core.first_task_due_ms:
         schedule(run)
 
@@ -159,7 +154,11 @@ def reroute(run: Run) -> None:
     if task is None or task.started_event_id or not task.sticky:
         return
     moved = msgspec.structs.replace(
-        task, queue=run.core.task_queue, sticky=False, sticky_due_ms=0, stamp=task.stamp + 1
+        task,
+        queue=run.core.task_queue,
+        sticky=False,
+        to_start_due_ms=task.to_start_due_ms if task.kind == SPECULATIVE else 0,
+        stamp=task.stamp + 1,
     )
     run.note(facts.TaskScheduled(moved, True))
 
@@ -173,9 +172,10 @@ def start(run: Run, *, request_id: str, identity: str, poll_id: int = 0) -> Work
     assert task is not None
     if task.kind != NORMAL and task.scheduled_event_id != run.core.next_event_id:
         # Events came since: what was transient or speculative becomes a task of the history.
-        task = msgspec.structs.replace(task, kind=NORMAL, attempt=1, scheduled_event_id=run.core.next_event_id)
+        next_id = run.core.next_event_id
+        task = msgspec.structs.replace(task, kind=NORMAL, attempt=1, scheduled_event_id=next_id)
         run.change_core(task_attempt=1)
-        _record_scheduled(run, task)
+        _record_scheduled(run, task, run.step.now_ms)
     started = msgspec.structs.replace(
         task,
         started_event_id=run.core.next_event_id if task.kind == NORMAL else task.scheduled_event_id + 1,
@@ -194,28 +194,23 @@ def start(run: Run, *, request_id: str, identity: str, poll_id: int = 0) -> Work
 
 
 def suggests_continue_as_new(run: Run) -> bool:
-    """Whether the history, or the number of updates, has grown enough that the workflow should continue as new."""
+    """Whether history or updates have grown enough that the workflow should continue as new."""
     limits, core = run.step.limits, run.core
     updates = limits.updates_total * limits.updates_total_suggest_continue_as_new_percent
+    updates_now = run.entity.count(state.UPDATE)
     return (
         core.history_size_bytes >= limits.history_size_suggest_continue_as_new_bytes
         or core.next_event_id > limits.history_count_suggest_continue_as_new
-        or (updates > 0 and core.update_count * 100 >= updates)
-    )
-
-
-def _started_attributes(task: WorkflowTask) -> WorkflowTaskStartedEventAttributes:
-    return WorkflowTaskStartedEventAttributes(
-        scheduled_event_id=task.scheduled_event_id,
-        identity=task.identity,
-        request_id=task.request_id,
-        suggest_continue_as_new=task.suggest_continue_as_new,
-        history_size_bytes=task.history_size_bytes,
+        or (updates > 0 and updates_now * 100 >= updates)
     )
 
 
 def _record_started(run: Run, task: WorkflowTask) -> HistoryEvent:
-    return run.record(EVENT.EVENT_TYPE_WORKFLOW_TASK_STARTED, _started_attributes(task))
+    return run.record(
+        EVENT.EVENT_TYPE_WORKFLOW_TASK_STARTED,
+        started_attributes(task),
+        event_time=to_timestamp(task.started_ms),
+    )
 
 
 def pending_events(run: Run) -> tuple[HistoryEvent, ...]:
@@ -227,26 +222,21 @@ def pending_events(run: Run) -> tuple[HistoryEvent, ...]:
         event_id=task.scheduled_event_id,
         event_time=to_timestamp(task.scheduled_ms),
         event_type=EVENT.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
-        workflow_task_scheduled_event_attributes=WorkflowTaskScheduledEventAttributes(
-            task_queue=task_queue_message(task.queue, task.sticky, run.core.task_queue),
-            start_to_close_timeout=to_duration(task.timeout_ms),
-            attempt=task.attempt,
-        ),
+        workflow_task_scheduled_event_attributes=scheduled_attributes(run, task),
     )
     started = HistoryEvent(
         event_id=task.started_event_id,
         event_time=to_timestamp(task.started_ms),
         event_type=EVENT.EVENT_TYPE_WORKFLOW_TASK_STARTED,
-        workflow_task_started_event_attributes=_started_attributes(task),
+        workflow_task_started_event_attributes=started_attributes(task),
     )
     return scheduled, started
 
 
 def undeliver(run: Run) -> None:
-    """The worker never got the started task: it ends without trace beyond its events, and a new one is made at once.
+    """The worker never got the started task: it ends with no trace beyond its events, and a new one is made.
 
-    A task whose started event is in the history is recorded as timed out (the history is append-only), without
-    counting as an attempt.
+    A task whose started event is in the history is recorded as failed (the history is append-only).
     """
     task = run.task
     assert task is not None
@@ -265,7 +255,13 @@ def undeliver(run: Run) -> None:
         schedule(run)
         return
     waiting = msgspec.structs.replace(
-        task, started_event_id=0, started_ms=0, started_due_ms=0, request_id="", poll_id=0, stamp=task.stamp + 1
+        task,
+        started_event_id=0,
+        started_ms=0,
+        started_due_ms=0,
+        request_id="",
+        poll_id=0,
+        stamp=task.stamp + 1,
     )
     run.note(facts.TaskScheduled(waiting, True))
 
@@ -275,26 +271,22 @@ def undeliver(run: Run) -> None:
 
 def _materialize(run: Run, task: WorkflowTask, identity: str) -> WorkflowTask:
     """Put the events of a transient or speculative task into the history now that it ends."""
-    scheduled = run.record(
-        EVENT.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
-        WorkflowTaskScheduledEventAttributes(
-            task_queue=task_queue_message(task.queue, task.sticky, run.core.task_queue),
-            start_to_close_timeout=to_duration(task.timeout_ms),
-            attempt=task.attempt,
-        ),
-        )
-    scheduled.event_time.CopyFrom(to_timestamp(task.scheduled_ms))
-    task = msgspec.structs.replace(task, scheduled_event_id=scheduled.event_id, identity=identity or task.identity)
+    scheduled = _record_scheduled(run, task)
+    task = msgspec.structs.replace(task, scheduled_event_id=scheduled.event_id, identity=identity)
     started = _record_started(run, task)
-    started.event_time.CopyFrom(to_timestamp(task.started_ms))
     return msgspec.structs.replace(task, started_event_id=started.event_id)
 
 
-def complete(run: Run, task: WorkflowTask, request: RespondWorkflowTaskCompletedRequest) -> HistoryEvent:
-    """End the running task well: its events are in the history afterwards. The caller handles the commands."""
+def forget(run: Run) -> None:
+    """The running task is over, and well."""
     run.set_part(WORKFLOW_TASK, "", None)
-    if run.core.task_attempt != 1:
-        run.change_core(task_attempt=1)
+    if run.core.task_attempt != 1 or run.core.close_attempted:
+        run.change_core(task_attempt=1, close_attempted=False)
+
+
+def complete(run: Run, task: WorkflowTask, request: RespondWorkflowTaskCompletedRequest) -> HistoryEvent:
+    """End the running task well: its events are in the history then. The caller handles the commands."""
+    forget(run)
     if task.kind != NORMAL:
         task = _materialize(run, task, request.identity)
     attributes = WorkflowTaskCompletedEventAttributes(
@@ -309,15 +301,21 @@ def complete(run: Run, task: WorkflowTask, request: RespondWorkflowTaskCompleted
         attributes.sdk_metadata.CopyFrom(request.sdk_metadata)
     if request.HasField("metering_metadata"):
         attributes.metering_metadata.CopyFrom(request.metering_metadata)
-    return run.record(EVENT.EVENT_TYPE_WORKFLOW_TASK_COMPLETED, attributes)
+    known = run.entity.get(state.SEARCH)
+    event = run.record(EVENT.EVENT_TYPE_WORKFLOW_TASK_COMPLETED, attributes)
+    if run.entity.get(state.SEARCH) is not known:
+        run.note(worker_versions.AttributesGrown())
+    return event
 
 
 @applies(EVENT.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
 def _completed(run: Run, event: HistoryEvent) -> None:
+    worker_versions.completed(run, event)
     attributes = event.workflow_task_completed_event_attributes
     run.set_core(
         last_started_event_id=attributes.started_event_id,
         last_completed_event_id=event.event_id,
+        first_task_due_ms=0,
         build_id=attributes.worker_version.build_id,
     )
 
@@ -338,6 +336,8 @@ def fail(
     task = run.task
     assert task is not None
     _end_badly(run)
+    if cause == WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND:
+        run.change_core(close_attempted=True)
     if task.kind == TRANSIENT:
         return None
     if task.kind == SPECULATIVE:
@@ -357,8 +357,10 @@ def fail(
 
 
 def _end_badly(run: Run) -> None:
-    """The task is gone; the next attempt counts up, unless it was sticky: then the normal queue gets a first try."""
+    """The task is gone. The next attempt counts up, unless this was sticky: the normal queue gets a try."""
     run.set_part(WORKFLOW_TASK, "", None)
+    if run.core.close_attempted:
+        run.change_core(close_attempted=False)
     if run.core.sticky_queue:
         drop_sticky(run)
         run.change_core(task_attempt=1)
@@ -398,3 +400,12 @@ def time_out(run: Run) -> None:
         ),
     )
     schedule(run)
+
+
+def relieve_buffer(run: Run) -> None:
+    """Fail the running task when more is buffered than may be: so the events get into the history."""
+    if run.task_running and run.core.buffered_bytes > run.step.limits.buffered_events_bytes:
+        cause = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND
+        fail(run, cause, None, "history-service")
+        run.flush()
+        schedule(run)
