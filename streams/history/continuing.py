@@ -10,7 +10,7 @@ from temporalio.api.enums.v1 import ContinueAsNewInitiator, RetryState
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import WorkflowExecutionStartedEventAttributes
 
-from streams.history import cron, retries
+from streams.history import cron, retries, state, worker_versions
 from streams.history.opening import Opening, open_run, start_attributes
 from streams.history.run import Run
 from streams.history.values import to_duration, to_timestamp
@@ -33,12 +33,12 @@ class Successor:
 def after_failure(run: Run, failure: Failure) -> tuple[Successor | None, RetryState.ValueType]:
     """What follows a failed run: a retry, else the next cron run, else nothing."""
     attributes = start_attributes(run)
-    state = RetryState.RETRY_STATE_RETRY_POLICY_NOT_SET
+    verdict = RetryState.RETRY_STATE_RETRY_POLICY_NOT_SET
     if attributes.HasField("retry_policy"):
-        backoff_ms, state = _retry(run, attributes.retry_policy, failure)
-        if state == RetryState.RETRY_STATE_IN_PROGRESS:
-            return Successor(_new_id(run), backoff_ms, INITIATOR.CONTINUE_AS_NEW_INITIATOR_RETRY), state
-    return by_cron(run, attributes), state
+        backoff_ms, verdict = _retry(run, attributes.retry_policy, failure)
+        if verdict == RetryState.RETRY_STATE_IN_PROGRESS:
+            return Successor(_new_id(run), backoff_ms, INITIATOR.CONTINUE_AS_NEW_INITIATOR_RETRY), verdict
+    return by_cron(run, attributes), verdict
 
 
 def _retry(run: Run, policy: RetryPolicy, failure: Failure) -> tuple[int, RetryState.ValueType]:
@@ -101,6 +101,11 @@ def open_next(run: Run, attributes: WorkflowExecutionStartedEventAttributes, suc
     attributes.identity = ""
     attributes.eager_execution_accepted = False
     attributes.first_workflow_task_backoff.CopyFrom(to_duration(min_backoff_ms(run, successor.backoff_ms)))
+    config = run.step.namespace_config()
+    points = worker_versions.rolled_over(run, config.retention_ms if config else 0)
+    attributes.prev_auto_reset_points.CopyFrom(points)
+    if points.points:
+        run.set_part(state.RESET_POINTS, "", state.Blob(points.SerializeToString(deterministic=True)))
     attributes.ClearField("workflow_execution_expiration_time")
     if core.execution_expires_ms:
         attributes.workflow_execution_expiration_time.CopyFrom(to_timestamp(core.execution_expires_ms))

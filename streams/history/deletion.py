@@ -87,7 +87,7 @@ def _tell_removed(run: Run, fact: Removed) -> None:
 
 @applies_fact(RemovalDue)
 def _removal_due(run: Run, fact: RemovalDue) -> None:
-    """Nothing changes yet: closing sets the retention when its event is told, and the emitter below comes after."""
+    """Nothing changes yet: closing sets the retention when its event is told, and the emitter comes after."""
 
 
 @emits_fact(RemovalDue)

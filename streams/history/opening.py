@@ -130,6 +130,11 @@ def _started(run: Run, event: HistoryEvent) -> None:
         ),
     )
     run.put(state.START, "", state.Blob(attributes.SerializeToString(deterministic=True)))
+    if event.HasField("user_metadata"):
+        run.put(state.METADATA, "", state.Blob(event.user_metadata.SerializeToString(deterministic=True)))
+    points = attributes.prev_auto_reset_points
+    if points.points:
+        run.put(state.RESET_POINTS, "", state.Blob(points.SerializeToString(deterministic=True)))
     if attributes.memo.fields:
         run.put(state.MEMO, "", state.Blob(attributes.memo.SerializeToString(deterministic=True)))
     if attributes.search_attributes.indexed_fields:

@@ -260,7 +260,9 @@ def _use_existing(
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED)
 def _options_updated(run: Run, event: HistoryEvent) -> None:
-    """The request id it attaches is kept with the workflow id, not the run."""
+    attached = event.workflow_execution_options_updated_event_attributes.attached_request_id
+    if attached:
+        run.put(state.ATTACHED, attached, state.Signaled(event.event_id))
 
 
 def _start_eagerly(run: Run, request: StartWorkflowExecutionRequest, response: StartWorkflowExecutionResponse) -> None:
