@@ -13,6 +13,7 @@ from temporalio.api.errordetails.v1 import (
     NamespaceInvalidStateFailure,
     NamespaceNotFoundFailure,
     NotFoundFailure,
+    PermissionDeniedFailure,
     ResourceExhaustedFailure,
 )
 from temporalio.api.failure.v1 import MultiOperationExecutionAborted
@@ -64,7 +65,7 @@ def invalid(message: str) -> ApiError:
 
 def denied(message: str) -> ApiError:
     """PERMISSION_DENIED, for what is switched off."""
-    return ApiError(PERMISSION_DENIED, message)
+    return detailed(PERMISSION_DENIED, message, PermissionDeniedFailure())
 
 
 def unimplemented(message: str) -> ApiError:

@@ -69,7 +69,13 @@ class Namespaces:
 
     async def update(self, request: UpdateNamespaceRequest, data: bytes, context: Context) -> bytes:
         """UpdateNamespace: answered with the namespace as it is then."""
+        if not request.namespace:
+            raise errors.invalid("Namespace not set on request.")
         namespace = self._backend.namespace(request.namespace)
+        if request.delete_bad_binary:
+            raise errors.invalid(f"Bad binary checksum {request.delete_bad_binary} doesn't exists.")
+        if request.config.bad_binaries.binaries:
+            raise errors.unimplemented("This server does not keep checksums of bad binaries.")
         if request.HasField("config") and request.config.HasField("workflow_execution_retention_ttl"):
             retention = request.config.workflow_execution_retention_ttl
             if cap_duration(retention) or retention.seconds < _MIN_RETENTION_S:

@@ -198,6 +198,8 @@ class TaskCalls:
 
     def _token(self, request: TokenRequest, task_kind: str) -> TaskToken:
         """The token of a request, whose namespace exists. Raises ApiError."""
+        if request.namespace and request.namespace not in self._backend.engine.namespaces:
+            raise errors.namespace_not_found(request.namespace)
         if not request.task_token:
             raise errors.invalid("Task token not set on request.")
         try:
@@ -207,7 +209,7 @@ class TaskCalls:
         if token.task_kind != task_kind:
             raise errors.invalid("Invalid TaskToken.")
         self._backend.namespace(token.namespace)
-        if request.namespace != token.namespace and request.namespace in self._backend.engine.namespaces:
+        if request.namespace not in ("", token.namespace):
             raise errors.invalid("Operation requested with a token from a different namespace.")
         check_known_workflow_id(token.workflow_id)
         return token
@@ -256,7 +258,7 @@ class TaskCalls:
         check_known_workflow_id(request.workflow_id)
         if not request.activity_id:
             raise errors.invalid("ActivityId is not set on request.")
-        check_run_id(request.run_id)
+        check_run_id(request.run_id, "RunId is not valid UUID.")
         check_identity(request.identity, self._backend.limits)
 
     def _is_over(self, size_bytes: int) -> bool:

@@ -21,7 +21,7 @@ from gateway import errors
 from gateway.backend import REGISTERED, Backend, Context
 from gateway.errors import ApiError
 from gateway.starts import complete_start
-from gateway.validation import check_blob, check_execution, check_run_id, too_long
+from gateway.validation import check_execution, check_known_workflow_id, check_run_id, too_long
 from streams.bodies import Call, NamespaceConfig
 from streams.limits import Limits
 from streams.topology import COMMANDS, workflow_key
@@ -67,7 +67,10 @@ class Updates:
         if not request.HasField("update_ref"):
             raise errors.invalid("UpdateRef is not set on request.")
         execution = request.update_ref.workflow_execution
-        check_execution(execution, request.update_ref.HasField("workflow_execution"))
+        if not execution.workflow_id:
+            raise errors.invalid("Can't load workflow execution.  WorkflowId not set.")
+        check_known_workflow_id(execution.workflow_id)
+        check_run_id(execution.run_id, "RunId is not valid UUID.")
         try:
             return await self._await_stage(
                 "PollWorkflowExecutionUpdate", namespace, execution.workflow_id, execution.run_id, data
@@ -188,7 +191,6 @@ class Updates:
 def complete_update(request: Update, limits: Limits) -> None:
     """Check an UpdateWorkflowExecutionRequest and fill in its defaults. Raises ApiError."""
     check_execution(request.workflow_execution, request.HasField("workflow_execution"))
-    check_run_id(request.first_execution_run_id)
     if not (request.HasField("request") and request.request.HasField("meta")):
         raise errors.invalid("Update meta is not set on request.")
     meta = request.request.meta
@@ -200,7 +202,6 @@ def complete_update(request: Update, limits: Limits) -> None:
         raise errors.invalid("Update input is not set on request.")
     if not request.request.input.name:
         raise errors.invalid("Update name is not set on request.")
-    check_blob(request.request.input, limits)
     stage = request.wait_policy.lifecycle_stage
     if stage == _ADMITTED:
         raise errors.denied(

@@ -56,13 +56,13 @@ def check_known_workflow_id(workflow_id: str) -> None:
         raise errors.invalid("WorkflowId contains the unit separator, a character that ids cannot have.")
 
 
-def check_run_id(run_id: str) -> None:
-    """A run id, which may be empty."""
+def check_run_id(run_id: str, message: str = "Invalid RunId.") -> None:
+    """A run id, which may be empty; `message` is the error's."""
     if run_id:
         try:
             uuid.UUID(run_id)
         except ValueError:
-            raise errors.invalid("Invalid RunId.") from None
+            raise errors.invalid(message) from None
 
 
 def check_workflow_id(workflow_id: str, limits: Limits) -> None:

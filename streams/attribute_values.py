@@ -6,10 +6,13 @@ Source: common/searchattribute/{validator,mapper,encode_value}.go of the real se
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 
+from google.protobuf.text_format import MessageToString
 from temporalio.api.common.v1 import Payload, SearchAttributes
 
 from streams.limits import Limits
@@ -106,9 +109,13 @@ def _decode(payload: Payload) -> Any:
     if encoding != b"json/plain":
         raise ValueError(f"encoding {encoding!r}")
     try:
-        return json.loads(payload.data)
+        return json.loads(payload.data, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _is_of_type(payload: Payload, type_: ValueType) -> bool:
@@ -120,6 +127,8 @@ def _is_of_type(payload: Payload, type_: ValueType) -> bool:
         return True
     is_one = _CHECKS[type_]
     if isinstance(value, list):
+        if len(value) > 1 and type_ is not ValueType.KEYWORD_LIST:
+            return False
         return all(item is None or is_one(item) for item in value)
     return type_ is not ValueType.KEYWORD_LIST and is_one(value)
 
@@ -147,23 +156,34 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -_INT64 <= value < _INT64
 
 
+def _is_double(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 _CHECKS: Final[Mapping[ValueType, Callable[[Any], bool]]] = {
     ValueType.TEXT: _is_text,
     ValueType.KEYWORD: _is_text,
     ValueType.KEYWORD_LIST: _is_text,
     ValueType.BOOL: lambda value: isinstance(value, bool),
     ValueType.INT: _is_integer,
-    ValueType.DOUBLE: lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    ValueType.DOUBLE: _is_double,
     ValueType.DATETIME: _is_time,
 }
 
 
 def _shown(payload: Payload) -> str:
     """A wrong value, as the real server writes it."""
+    if payload.metadata.get("encoding") == b"binary/plain":
+        return "[" + " ".join(map(str, payload.data)) + "]"
     try:
         value = _decode(payload)
     except ValueError:
-        return f"value from <{str(payload).strip()}>"
+        return f"value from <{MessageToString(payload, as_one_line=True).replace(': ', ':')}>"
     return _go(value)
 
 
@@ -173,11 +193,29 @@ def _go(value: Any) -> str:
             return "<nil>"
         case bool():
             return str(value).lower()
-        case float():
-            return str(int(value)) if value.is_integer() and abs(value) < 1e21 else repr(value)
+        case int() | float():
+            return _go_number(value)
         case list():
             return "[" + " ".join(map(_go, value)) + "]"
         case dict():
             return "map[" + " ".join(f"{key}:{_go(value[key])}" for key in sorted(value)) + "]"
         case _:
             return str(value)
+
+
+def _go_number(number: int | float) -> str:
+    """A number as Go's %v writes a float64: its shortest digits, with an exponent below -4 and above 5."""
+    try:
+        value = float(number)
+    except OverflowError:
+        return "+Inf" if number > 0 else "-Inf"
+    if not math.isfinite(value):
+        return str(value)
+    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    assert isinstance(exponent, int)
+    power = len(digits) - 1 + exponent
+    if -4 <= power < 6:
+        return format(Decimal(repr(value)).normalize(), "f")
+    fraction = "".join(map(str, digits[1:]))
+    mantissa = f"{digits[0]}.{fraction}" if fraction else str(digits[0])
+    return f"{'-' if sign else ''}{mantissa}e{'-' if power < 0 else '+'}{abs(power):02d}"
