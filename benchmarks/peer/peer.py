@@ -95,7 +95,8 @@ async def temporal_server(
 ) -> AsyncIterator[RunningServer]:
     """Run the real server on loopback until the block ends.
 
-    `db_filename` is a fresh SQLite file; None keeps everything in memory. Raises PeerError when it does not start.
+    `db_filename` is a fresh SQLite file; None keeps everything in memory.
+    Raises PeerError when it does not start.
     """
     command = [str(install()), "server", "start-dev", "--headless", "--log-level", "error"]
     async with _serve("temporal", command, port, db_filename, namespaces, dynamic_config, log) as running:
@@ -160,7 +161,7 @@ async def _wait_until_healthy(
     deadline = time.monotonic() + limit_s
     while True:
         if process.returncode is not None:
-            raise PeerError(f"the server ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+            raise PeerError(f"the server ended with {process.returncode}:\n{_tail(log)}")
         try:
             await _ask_health(address)
         except grpc.aio.AioRpcError as error:
@@ -172,6 +173,10 @@ async def _wait_until_healthy(
                 await asyncio.wait_for(process.wait(), 0.05)
         else:
             return
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:]
 
 
 async def _ask_health(address: str) -> None:
@@ -203,7 +208,8 @@ async def _run(arguments: argparse.Namespace) -> None:
     server = SERVERS[arguments.server]
     async with server(arguments.port, arguments.db_filename, dynamic_config=config) as running:
         print(
-            f"{running.name} pid {running.pid} on {running.address}, up in {running.startup_s:.2f} s, log {running.log}"
+            f"{running.name} pid {running.pid} on {running.address}, "
+            f"up in {running.startup_s:.2f} s, log {running.log}"
         )
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):

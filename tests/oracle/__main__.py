@@ -18,7 +18,7 @@ from pathlib import Path
 from .compare import difference
 from .registry import Scenario, all_scenarios
 from .runner import Outcome, run_all
-from .servers import connected, started
+from .servers import CONFIGURATIONS, connected, started
 
 
 async def record(arguments: argparse.Namespace, scenarios: Sequence[Scenario]) -> int:
@@ -27,7 +27,7 @@ async def record(arguments: argparse.Namespace, scenarios: Sequence[Scenario]) -
     for number in range(arguments.times):
         with tempfile.TemporaryDirectory() as directory:
             async with (
-                started("temporal", arguments.port, Path(directory)) as addresses,
+                started("temporal", _ports(arguments), Path(directory)) as addresses,
                 connected(addresses) as targets,
             ):
                 print(f"run {number + 1} of {arguments.times}")
@@ -56,7 +56,7 @@ async def compare(arguments: argparse.Namespace, scenarios: Sequence[Scenario]) 
     """Run scenarios and print how each differs from its golden file."""
     if not arguments.address:
         with tempfile.TemporaryDirectory() as directory:
-            async with started(arguments.server, arguments.port, Path(directory)) as addresses:
+            async with started(arguments.server, _ports(arguments), Path(directory)) as addresses:
                 return await _compare_at(addresses, scenarios, arguments)
     addresses = {"default": arguments.address}
     if arguments.tight_address:
@@ -95,11 +95,14 @@ async def _compare_at(
     return 0 if len(verdicts["same"]) == len(scenarios) else 1
 
 
+def _ports(arguments: argparse.Namespace) -> list[int]:
+    return [arguments.port + number for number in range(len(CONFIGURATIONS))]
+
+
 def _progress(outcome: Outcome) -> None:
     if outcome.elapsed_s > 20 or outcome.failure:
-        print(
-            f"  {outcome.scenario.id}: {'no recording' if outcome.failure else 'slow'}, {outcome.elapsed_s:.1f} s"
-        )
+        verdict = "no recording" if outcome.failure else "slow"
+        print(f"  {outcome.scenario.id}: {verdict}, {outcome.elapsed_s:.1f} s")
 
 
 def main() -> int:

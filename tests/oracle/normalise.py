@@ -28,7 +28,7 @@ DROPPED: dict[str, str] = {
     "temporal.api.history.v1.HistoryEvent.version": "failover version, meaningless in one cluster",
     "history_size_bytes": "size of the real server's own encoding",
     "state_transition_count": "number of the real server's database updates",
-    "temporal.api.workflow.v1.PendingActivityInfo.activity_options": "belongs to UpdateActivityOptions, not offered",
+    "temporal.api.workflow.v1.PendingActivityInfo.activity_options": "of UpdateActivityOptions, not offered",
 }
 
 # Added by the SDK of the day, not by the server.

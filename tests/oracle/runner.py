@@ -57,7 +57,7 @@ async def run_all(
     at_once: int = 24,
     on_done: Callable[[Outcome], None] = lambda _: None,
 ) -> dict[str, Outcome]:
-    """Run scenarios, `at_once` at a time. Returns the outcomes by scenario id; a failing script is an outcome."""
+    """Run scenarios, `at_once` at a time. Returns outcomes by scenario id; a failing script is one, too."""
     logging.getLogger("temporalio").setLevel(logging.CRITICAL)  # failing on purpose is what many scripts do
     places = asyncio.Semaphore(at_once)
 

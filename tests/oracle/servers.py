@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +34,8 @@ CONFIGURATIONS: dict[str, dict[str, object]] = {
         "system.enableActivityEagerExecution": True,
         "limit.blobSize.error": 4096,
         "limit.blobSize.warn": 2048,
+        "limit.mutableStateActivityFailureSize.error": 1024,
+        "limit.mutableStateActivityFailureSize.warn": 512,
         "limit.memoSize.error": 2048,
         "limit.memoSize.warn": 1024,
         "limit.maxIDLength": 100,
@@ -81,14 +83,14 @@ class Target:
 
 
 @contextlib.asynccontextmanager
-async def started(server: str, base_port: int, directory: Path) -> AsyncIterator[dict[str, str]]:
+async def started(server: str, ports: Sequence[int], directory: Path) -> AsyncIterator[dict[str, str]]:
     """Start one server a configuration (`server` is "temporal" or "odradek"). Yields their addresses."""
     async with contextlib.AsyncExitStack() as stack:
         addresses = {}
-        for number, (name, configuration) in enumerate(CONFIGURATIONS.items()):
+        for port, (name, configuration) in zip(ports, CONFIGURATIONS.items(), strict=True):
             running = await stack.enter_async_context(
                 SERVERS[server](
-                    base_port + number,
+                    port,
                     directory / f"{server}-{name}.db",
                     dynamic_config=configuration,
                     log=directory / f"{server}-{name}.log",

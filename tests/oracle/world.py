@@ -67,7 +67,7 @@ class World:
     # --- calls
 
     async def call(self, method: str, **fields: Any) -> Any:
-        """Call a method of either service by name; namespace and identity are filled in where the request has them."""
+        """Call a method of either service by name; namespace and identity are filled in."""
         messages, service = self._find(method)
         request_type = getattr(messages, f"{method}Request")
         known = request_type.DESCRIPTOR.fields_by_name
@@ -227,7 +227,7 @@ class World:
     async def no_task(
         self, queue: str = "tq", *, method: str = "PollWorkflowTaskQueue", limit_s: float = 3
     ) -> None:
-        """Record that a short poll comes back empty. The real server refuses polls of less than two seconds."""
+        """Record that a short poll comes back empty. Under two seconds the real server refuses it."""
         try:
             task = await self.call(method, task_queue=self.queue(queue), limit_s=limit_s)
         except grpc.aio.AioRpcError as error:

@@ -20,7 +20,7 @@ def _cancel(w: World, name: str = "other", **fields: object) -> object:
 
 @scenario()
 async def signal_external(w: World) -> None:
-    other = await w.start("other", queue="other")
+    await w.start("other", queue="other")
     await w.start()
     await w.step(
         _signal(w, input=payloads("in"), header={"fields": {"trace": payload("abc")}}, control="control"),

@@ -208,6 +208,10 @@ async def history_errors(w: World) -> None:
             w.record(f"{name}: {method}", answer if isinstance(answer, dict) else len(answer.history.events))
 
 
+def _flat(pages: list[list[int]]) -> list[int]:
+    return [event_id for page in pages for event_id in page]
+
+
 @scenario()
 async def history_get(w: World) -> None:
     await w.start()
@@ -225,9 +229,9 @@ async def history_get(w: World) -> None:
             if not token:
                 return ids
 
-    w.record("all", sum(await pages("GetWorkflowExecutionHistory", 4), []))
-    w.record("reverse", sum(await pages("GetWorkflowExecutionHistoryReverse", 4), []))
-    w.record("one at a time", sum(await pages("GetWorkflowExecutionHistory", 1), []))
+    w.record("all", _flat(await pages("GetWorkflowExecutionHistory", 4)))
+    w.record("reverse", _flat(await pages("GetWorkflowExecutionHistoryReverse", 4)))
+    w.record("one at a time", _flat(await pages("GetWorkflowExecutionHistory", 1)))
     close = {"execution": w.ex(), "history_event_filter_type": 2}
     await w.try_call("close event", "GetWorkflowExecutionHistory", **close)
     await w.try_call("close event, waiting", "GetWorkflowExecutionHistory", **close, wait_new_event=True)

@@ -70,7 +70,7 @@ async def raw_failed(w: World) -> None:
 
 async def _registered(w: World) -> None:
     """Wait long enough for a query that was sent just now to wait at the server."""
-    # A query that waits is invisible to clients; three seconds of grace, then the recording proves it was there.
+    # A query that waits is invisible; three seconds of grace, then the recording shows it was there.
     await asyncio.sleep(3)
 
 

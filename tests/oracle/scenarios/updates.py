@@ -361,7 +361,7 @@ async def completed_by_closing_task(w: World) -> None:
 
 @scenario()
 async def continue_as_new(w: World) -> None:
-    """A run continues as new while an update waits: the update finds the next run, or is told to come again."""
+    """A run continues as new while an update waits: what its caller is told."""
     await idle(w)
     request = update(w, "accepted one", stage=COMPLETED)
     task = await w.task()
@@ -438,7 +438,7 @@ async def with_activity(w: World) -> None:
 
 @scenario()
 async def ignored_by_worker(w: World) -> None:
-    """The worker completes the task without a word on the update: the real server rejects it for the worker."""
+    """A completion without a word on the update: the real server rejects it for the worker."""
     await idle(w)
     request = update(w, "answer")
     task = await w.task()

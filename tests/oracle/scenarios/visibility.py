@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..commands import attribute, command, complete, fail, payload, seconds
+from ..commands import command, complete, fail, payload, seconds
 from ..registry import scenario
 from ..world import World
 
@@ -280,7 +280,7 @@ async def system_attributes(w: World) -> None:
 
 @scenario(namespace="attributes")
 async def default_order(w: World) -> None:
-    """The real server on SQLite refuses ORDER BY, which ours allows; without one, both answer in this order."""
+    """The real server on SQLite refuses ORDER BY, which ours allows; without, both answer so."""
     for name in ("first", "second", "third"):
         await w.start(name, queue=name)
     await w.step(complete(), queue="second")
@@ -307,7 +307,7 @@ async def paging(w: World) -> None:
             if not token:
                 break
         w.record(f"{method}: pages", [len(page) for page in pages])
-        w.record(f"{method}: all", sorted(sum(pages, [])))
+        w.record(f"{method}: all", sorted(one for page in pages for one in page))
     w.record("first page", pages[0])
     # Of a page of exactly all rows it is not known that it was the last.
     page = await w.call("ListWorkflowExecutions", query=_mine(w), page_size=7)
