@@ -229,6 +229,41 @@ class ExternalAnswered(msgspec.Struct, frozen=True):
     cause: int
 
 
+class StatePart(msgspec.Struct, frozen=True):
+    """A part of a run's state: its kind, its id, and its encoded value."""
+
+    kind: str
+    id: str
+    data: bytes
+
+
+class ResetPrepared(msgspec.Struct, frozen=True):
+    """A page of a reset that was prepared outside the fold (fold.md rule 23), for the run `new_run_id`.
+
+    Pages count from 0. `events` are encoded events of the base run before the reset point, in order and from
+    `first_event_id`; `parts` the state that all of them make; `reapply` those of later events that the new run
+    gets too, in order.
+
+    The last page has the caller's `request`, the sha256 of the last event copied as `point_hash`, and in `seen`
+    the runs whose later events were looked at, the base run first, with the id of the event each expects next. When
+    history has moved on since, the answer says so and one more page follows.
+    """
+
+    namespace: str
+    workflow_id: str
+    base_run_id: str
+    new_run_id: str
+    page: int
+    first_event_id: int
+    events: tuple[bytes, ...] = ()
+    parts: tuple[StatePart, ...] = ()
+    reapply: tuple[bytes, ...] = ()
+    last: bool = False
+    request: bytes = b""
+    point_hash: bytes = b""
+    seen: tuple[NumberPair, ...] = ()
+
+
 class NamespaceConfig(msgspec.Struct, frozen=True):
     """A namespace as every processor and gateway knows it; broadcast whenever it changes.
 
@@ -423,3 +458,14 @@ class HistoryState(msgspec.Struct, frozen=True):
     workflow_type: str = ""
     new_run_id: str = ""
     transient: tuple[bytes, ...] = ()
+
+
+class ResetBase(msgspec.Struct, frozen=True):
+    """The reply to a PrepareReset call: the run to start from and the id of the event it expects next.
+
+    `done_run_id` is set when the same request was carried out before: the run that it made.
+    """
+
+    base_run_id: str
+    next_event_id: int
+    done_run_id: str = ""

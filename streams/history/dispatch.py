@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streams import bodies
-from streams.history import activities, expiry, queries, responses, workflow_tasks
+from streams.history import activities, expiry, queries, reset, responses, workflow_tasks
 from streams.history.calls import handles_body
 from streams.history.run import Run
 from streams.history.step import Step
@@ -95,7 +95,10 @@ def sticky_unavailable(step: Step, body: bodies.StickyUnavailable) -> None:
 def fire_timer(step: Step, body: bodies.FireTimer) -> None:
     """The armed deadline is due; another version's fire is stale (fold.md rule 12)."""
     run = step.run(body.run_id)
-    if not run.exists or run.core.armed_version != body.version:
+    if not run.exists:
+        reset.forget(run)
+        return
+    if run.core.armed_version != body.version:
         return
     run.change_core(armed_due_ms=0)
     fire_due(run)

@@ -215,7 +215,7 @@ def _cancel_initiated(run: Run, event: HistoryEvent) -> None:
 
 
 def _put(run: Run, kind: str, event_id: int, attributes: SignalInitiated | CancelInitiated) -> None:
-    request_id = run.step.derived_id(kind, run.core.run_id, event_id)
+    request_id = f"{kind}/{run.core.run_id}/{event_id}"
     data = attributes.SerializeToString(deterministic=True)
     run.put(kind, number_id(event_id), External(event_id, request_id, data))
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from streams import bodies
 from streams.history import waiters, workflow_tasks
 from streams.history.evolve import emit
 from streams.history.run import Run
 from streams.history.step import Step
 from streams.topology import HISTORY, TIMERS, workflow_key
+
+BATCH_BYTES = 2_000_000
+"""About how many bytes of events a record of history has at most, unless a single event has more."""
 
 
 def finish(step: Step) -> None:
@@ -41,19 +46,30 @@ def _write_history(run: Run) -> None:
         history_size_bytes=core.history_size_bytes + sum(map(len, encoded)),
         transition_count=core.transition_count + 1,
     )
-    run.step.context.emit(
-        HISTORY,
-        workflow_key(core.namespace, core.workflow_id),
-        bodies.HistoryBatch(
+    first = 0
+    for end in _ends(encoded):
+        batch = bodies.HistoryBatch(
             core.namespace,
             core.workflow_id,
             core.run_id,
-            run.history[0].event_id,
-            run.history[-1].event_id,
+            run.history[first].event_id,
+            run.history[end - 1].event_id,
             run.step.now_ms,
-            encoded,
-        ),
-    )
+            encoded[first:end],
+        )
+        run.step.context.emit(HISTORY, workflow_key(core.namespace, core.workflow_id), batch)
+        first = end
+
+
+def _ends(encoded: tuple[bytes, ...]) -> Iterator[int]:
+    """Where to cut the events of a step so that no record grows with their number (fold.md rule 8)."""
+    size = 0
+    for index, event in enumerate(encoded):
+        if size and size + len(event) > BATCH_BYTES:
+            yield index
+            size = 0
+        size += len(event)
+    yield len(encoded)
 
 
 def _arm(run: Run) -> None:

@@ -304,7 +304,8 @@ class Copying(msgspec.Struct, frozen=True):
     """How far the history of a run that a reset prepares has come, while the run is not there yet.
 
     `next_page` is the page to come, `next_event_id` the id of the event to come, `size_bytes` that of the events so
-    far. Forgotten when its timer fires.
+    far, `reapplied` the number of later events to apply again, `last_hash` the sha256 of the last event copied.
+    Forgotten when its timer fires.
     """
 
     base_run_id: str
@@ -312,6 +313,7 @@ class Copying(msgspec.Struct, frozen=True):
     next_event_id: int
     size_bytes: int
     reapplied: int
+    last_hash: bytes
 
 
 KINDS: dict[str, type[msgspec.Struct]] = {
