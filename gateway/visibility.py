@@ -116,7 +116,7 @@ class Visibility:
         namespace = self._backend.namespace(request.namespace)
         await self._backend.engine.flush()
         try:
-            count = await self._store.count(namespace.id, request.query, _attributes(namespace))
+            count = await self._store.count(namespace.name, request.query, _attributes(namespace))
         except FilterError as error:
             raise errors.invalid(str(error)) from None
         response = CountWorkflowExecutionsResponse(count=count.total)
@@ -131,7 +131,7 @@ class Visibility:
         await self._backend.engine.flush()
         try:
             page = await self._store.list(
-                namespace.id, query, _attributes(namespace), size if 0 < size < most else most, token
+                namespace.name, query, _attributes(namespace), size if 0 < size < most else most, token
             )
         except FilterError as error:
             raise errors.invalid(str(error)) from None

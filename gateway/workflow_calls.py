@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from typing import Final
 
-from temporalio.api.enums.v1 import ResetReapplyType
 from temporalio.api.workflowservice.v1 import (
     DeleteWorkflowExecutionRequest,
     DescribeWorkflowExecutionRequest,
@@ -21,6 +20,7 @@ from temporalio.api.workflowservice.v1 import (
 
 from gateway import errors
 from gateway.backend import REGISTERED, Backend, Context
+from gateway.reset import Resets
 from gateway.starts import check_signal_name, complete_signal_with_start, complete_start
 from gateway.validation import check_blob, check_execution, check_links, check_request_id
 from streams.bodies import Call
@@ -199,24 +199,7 @@ class WorkflowCalls:
 
     async def reset(self, request: ResetWorkflowExecutionRequest, data: bytes, context: Context) -> bytes:
         """ResetWorkflowExecution."""
-        backend, execution = self._backend, request.workflow_execution
-        namespace = backend.namespace(request.namespace)
-        if not request.request_id:
-            raise errors.invalid("RequestId is not set on request.")
-        check_request_id(request.request_id, backend.limits)
-        check_execution(execution, request.HasField("workflow_execution"))
-        if request.reset_reapply_type not in ResetReapplyType.values():
-            raise errors.invalid(f"unknown reset reapply type: {request.reset_reapply_type}")
-        reply = await backend.call(
-            "ResetWorkflowExecution",
-            namespace.name,
-            execution.workflow_id,
-            execution.run_id,
-            data,
-            context,
-            opens_run=True,
-        )
-        return reply.body
+        return await Resets(self._backend).reset(request, data, context)
 
     async def reset_sticky(
         self, request: ResetStickyTaskQueueRequest, data: bytes, context: Context
