@@ -57,7 +57,7 @@ def record_signal(
     """
     if request_id and run.entity.get(state.SIGNALED, request_id) is not None:
         return False
-    _check(run, input)
+    _check(run, input, retries=external is None)
     if request_id:
         run.set_part(state.SIGNALED, request_id, state.Signaled())
     extra: dict[str, object] = {"links": links} if links else {}
@@ -77,7 +77,8 @@ def record_signal(
     return True
 
 
-def _check(run: Run, input: Payloads | None) -> None:
+def _check(run: Run, input: Payloads | None, *, retries: bool) -> None:
+    """Refuse a signal; `retries` when its sender can try again later, as a workflow cannot."""
     limits = run.step.limits
     if not run.is_open:
         raise errors.completed()
@@ -85,7 +86,7 @@ def _check(run: Run, input: Payloads | None) -> None:
         raise errors.invalid("Blob data size exceeds limit.")
     if 0 < limits.signals_per_run <= run.core.signal_count:
         raise errors.invalid("exceeded workflow execution limit for signal events")
-    if run.core.close_attempted and run.task_running:
+    if retries and run.core.close_attempted and run.task_running:
         raise errors.workflow_closing()
 
 
