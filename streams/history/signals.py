@@ -52,8 +52,8 @@ def record_signal(
     """Add a signal and have the workflow see it, not before its start delay is over.
 
     `external` is the workflow it comes from. `skip_task` leaves the workflow task to the caller. Returns
-    False when its request id was applied before. Raises Rejected when the run is closed, about to close, or at
-    a limit.
+    False when its request id was applied before. Raises Rejected when the run is closed, about to close, or
+    at a limit.
     """
     if request_id and run.entity.get(state.SIGNALED, request_id) is not None:
         return False

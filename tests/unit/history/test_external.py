@@ -177,7 +177,8 @@ def test_answer_waits_for_the_running_workflow_task(workflows: Workflows) -> Non
         (
             signal(run_id="not-a-uuid", signal_name="s"),
             "BadSignalWorkflowExecutionAttributes: Invalid RunId set on "
-            "SignalExternalWorkflowExecutionCommand. WorkflowId=other Namespace= RunId=not-a-uuid SignalName=s",
+            "SignalExternalWorkflowExecutionCommand. WorkflowId=other Namespace= RunId=not-a-uuid "
+            "SignalName=s",
         ),
         (
             cancel(""),
