@@ -37,7 +37,7 @@ from streams.history.run import Run
 from streams.history.state import Activity, Child, WorkflowTask
 from streams.history.step import Step
 from streams.history.task_events import task_queue_message
-from streams.history.values import duration_ms, to_duration, to_timestamp
+from streams.history.values import copy_fields, duration_ms, to_duration, to_timestamp
 
 FAULTED = "odradek.faulted"
 """The memo field that tells why a run is faulted: a record for it could not be applied (fold.md rule 7).
@@ -66,13 +66,8 @@ def describe(run: Run) -> DescribeWorkflowExecutionResponse:
     )
     config = response.execution_config
     config.task_queue.CopyFrom(task_queue_message(core.task_queue, False, ""))
-    for field, timeout_ms in (
-        ("workflow_execution_timeout", core.execution_timeout_ms),
-        ("workflow_run_timeout", core.run_timeout_ms),
-        ("default_workflow_task_timeout", core.task_timeout_ms),
-    ):
-        if timeout_ms:
-            getattr(config, field).CopyFrom(to_duration(timeout_ms))
+    config.default_workflow_task_timeout.CopyFrom(start.workflow_task_timeout)
+    copy_fields(start, config, "workflow_execution_timeout", "workflow_run_timeout")
     metadata: state.Blob | None = run.entity.get(state.METADATA)
     if metadata is not None:
         config.user_metadata.ParseFromString(metadata.data)
@@ -205,9 +200,8 @@ def _activity(run: Run, activity: Activity) -> PendingActivityInfo:
         info.heartbeat_details.ParseFromString(activity.details)
     if activity.failure:
         info.last_failure.ParseFromString(activity.failure)
-    if activity.attempt > 1:
-        completed_ms = activity.attempt_scheduled_ms - activity.retry_interval_ms
-        info.last_attempt_complete_time.CopyFrom(to_timestamp(completed_ms))
+    if activity.last_attempt_completed_ms:
+        info.last_attempt_complete_time.CopyFrom(to_timestamp(activity.last_attempt_completed_ms))
     if info.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
         if activity.retry_due_ms and activity.attempt_scheduled_ms > run.step.now_ms:
             info.next_attempt_schedule_time.CopyFrom(to_timestamp(activity.attempt_scheduled_ms))

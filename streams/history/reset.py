@@ -377,7 +377,8 @@ def _reapply(run: Run, event: HistoryEvent) -> None:
             ),
         )
     elif kind == EVENT.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED:
-        run.record(kind, event.workflow_execution_options_updated_event_attributes, **extra)
+        attributes = event.workflow_execution_options_updated_event_attributes
+        run.record(kind, attributes, worker_may_ignore=True, **extra)
     else:
         _reapply_child(run, event)
 
