@@ -251,7 +251,7 @@ def fail_for_bad_command(step: Step, call: bodies.Call, error: BadCommand) -> No
     if task.attempt > 1 and error.cause != CAUSE.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND:
         step.reply_error(errors.invalid(error.text))
         return
-    failure = Failure(message=error.text, source="Server", server_failure_info=ServerFailureInfo())
+    failure = Failure(message=error.text, server_failure_info=ServerFailureInfo())
     workflow_tasks.fail(
         run, error.cause, failure, request.identity, binary_checksum=request.binary_checksum
     )

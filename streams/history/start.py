@@ -280,7 +280,7 @@ def signal_with_start(step: Step, call: bodies.Call) -> None:
     request = SignalWithStartWorkflowExecutionRequest.FromString(call.request)
     reuse, conflict = policies(request, CONFLICT.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING)
     current = step.current
-    if current is not None and current.request_id == request.request_id:
+    if current is not None and not current.close_ms and current.request_id == request.request_id:
         step.reply(SignalWithStartWorkflowExecutionResponse(run_id=current.run_id, started=False))
         return
     existing = resolve(step, reuse, conflict, call.new_run_id)

@@ -98,22 +98,22 @@ def admit(run: Run, request: Request) -> None:
     if known:
         return
     _check_limits(run, request)
-    _add(run, request)
+    _add(run, update_id, request)
     if run.task is None:
         workflow_tasks.schedule(run, speculative=True)
 
 
-def _add(run: Run, request: Request) -> Update:
+def _add(run: Run, update_id: str, request: Request) -> Update:
     """Record an admitted update."""
     number = run.core.update_count + 1
     update = Update(
-        update_id=request.meta.update_id,
+        update_id=update_id,
         stage=ADMITTED,
         request=request.SerializeToString(deterministic=True),
         sequence=number,
     )
     run.change_core(update_count=number)
-    run.set_part(UPDATE, update.update_id, update)
+    run.set_part(UPDATE, update_id, update)
     return update
 
 
@@ -123,8 +123,7 @@ def resurrect(run: Run, update_id: str, request: Request) -> Update:
     Raises Rejected (FAILED_PRECONDITION) at the limit of all updates.
     """
     _check_total(run)
-    request.meta.update_id = update_id
-    return _add(run, request)
+    return _add(run, update_id, request)
 
 
 def _check_limits(run: Run, request: Request) -> None:

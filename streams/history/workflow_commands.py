@@ -104,7 +104,7 @@ def continue_as_new(commands: Commands, attributes: ContinueAsNewWorkflowExecuti
         workflow_task_timeout=attributes.workflow_task_timeout,
         workflow_task_completed_event_id=commands.completed_event_id,
         backoff_start_interval=attributes.backoff_start_interval if attributes.HasField("backoff_start_interval") else None,
-        initiator=initiator,
+        initiator=attributes.initiator,
         inherit_build_id=attributes.inherit_build_id,
     )
     started = WorkflowExecutionStartedEventAttributes(
