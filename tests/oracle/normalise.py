@@ -41,6 +41,7 @@ DROPPED_FOR_SDK: dict[str, str] = {
     "binary_checksum": "hash of the worker's code",
     "stack_trace": "line numbers of Python code",
     "auto_reset_points": "hash of the worker's code",
+    "prev_auto_reset_points": "hash of the worker's code",
 }
 
 # Random or clock-made values: replaced, so that presence still counts.

@@ -162,12 +162,13 @@ async def unusual_failures(w: World) -> None:
 async def retry_intervals(w: World) -> None:
     """The interval before each attempt, as describe tells it."""
     await w.start()
-    policy = {"initial_interval": seconds(0.1), "backoff_coefficient": 2, "maximum_interval": seconds(0.3)}
+    policy = {"initial_interval": seconds(2), "backoff_coefficient": 2, "maximum_interval": seconds(3)}
     await w.step(activity(queue=w.id("act"), retry_policy=policy))
-    for _ in range(4):
+    for _ in range(3):
         await fail_activity(w, await w.activity("act"))
         answer = await w.call("DescribeWorkflowExecution", execution=w.ex())
-        w.record("interval", answer.pending_activities[0].current_retry_interval)
+        interval = answer.pending_activities[0].current_retry_interval
+        w.record("tenths of a second", round(interval.ToMilliseconds() / 100))
     await w.terminate()
 
 

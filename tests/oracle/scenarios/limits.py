@@ -59,21 +59,11 @@ async def blob_signal(w: World) -> None:
 
 
 @tight
-async def blob_query_update(w: World) -> None:
+async def blob_query(w: World) -> None:
     await w.start()
     await w.step()
-    await w.try_call(
-        "query",
-        "QueryWorkflow",
-        execution=w.ex(),
-        query={"query_type": "question", "query_args": payloads(LARGE)},
-    )
-    await update(
-        w,
-        "update",
-        request={"meta": {"update_id": "u1"}, "input": {"name": "change", "args": payloads(LARGE)}},
-    )
-    await w.history()
+    large = {"query_type": "question", "query_args": payloads(LARGE)}
+    await w.try_call("query", "QueryWorkflow", execution=w.ex(), query=large)
 
 
 @tight

@@ -202,9 +202,9 @@ async def errors(w: World) -> None:
 @scenario()
 async def before_first_task(w: World) -> None:
     await w.start(workflow_task_timeout=seconds(60))
-    await _ask(w, "not taken")
+    await _ask(w, "not taken", limit_s=5)
     task = await w.task()
-    query = _ask(w, "taken")
+    query = _ask(w, "taken", limit_s=5)
     await query
     await w.done(task)
     query = _ask(w, "completed")

@@ -187,8 +187,8 @@ async def bad_command_keeps_no_effects(w: World) -> None:
 
 @scenario()
 async def bad_command_repeated(w: World) -> None:
-    """Refused again and again: transient attempts, as with failures that the worker reports."""
-    await w.start()
+    """Refused again and again: from the second time on the task is left to time out."""
+    await w.start(workflow_task_timeout=seconds(2))
     for attempt in range(1, 4):
         await w.try_done(f"attempt {attempt}", await w.task(), timer("bad", -1))
     await w.history()
