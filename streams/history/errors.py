@@ -142,14 +142,16 @@ OPERATION_ABORTED = Rejected(ABORTED, "Operation was aborted.", MultiOperationEx
 
 
 def multi_operation(start: Rejected | None, update: Rejected | None) -> Rejected:
-    """The error of an update-with-start: what each operation ended with, None for well."""
-    named = (("Start", start), ("Update", update))
-    failed = [(name, error) for name, error in named if error is not None and error is not OPERATION_ABORTED]
-    why = f"{failed[0][0]} failed: {failed[0][1].message}" if failed else "Reason unknown"
+    """The error of an update-with-start: what each operation ended with, None for well.
+
+    The whole carries the first code that is an operation's own.
+    """
+    both = (start, update)
+    failed = [error for error in both if error is not None and error is not OPERATION_ABORTED]
     detail = MultiOperationExecutionFailure()
-    for _, error in named:
+    for error in both:
         status = detail.statuses.add()
         if error is not None:
             status.MergeFromString(error.status_bytes())
-    code = failed[0][1].code if failed else ABORTED
-    return Rejected(code, f"MultiOperation could not be executed: {why}", detail)
+    code = failed[0].code if failed else ABORTED
+    return Rejected(code, "Update-with-Start could not be executed.", detail)
