@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from google.protobuf.text_format import MessageToString
+from google.protobuf.text_encoding import CEscape
 from temporalio.api.common.v1 import Payload, SearchAttributes
 
 from streams.limits import Limits
@@ -183,8 +183,19 @@ def _shown(payload: Payload) -> str:
     try:
         value = _decode(payload)
     except ValueError:
-        return f"value from <{MessageToString(payload, as_one_line=True).replace(': ', ':')}>"
+        return f"value from <{_go_text(payload)}>"
     return _go(value)
+
+
+def _go_text(payload: Payload) -> str:
+    """A payload in Go's text format."""
+    parts = [
+        f'metadata:{{key:"{CEscape(key.encode(), True)}" value:"{CEscape(payload.metadata[key], False)}"}}'
+        for key in sorted(payload.metadata)
+    ]
+    if payload.data:
+        parts.append(f'data:"{CEscape(payload.data, False)}"')
+    return " ".join(parts)
 
 
 def _go(value: Any) -> str:
