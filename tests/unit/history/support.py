@@ -145,6 +145,9 @@ class Workflows:
             self.returned.append(body)
         elif topic == TIMERS:
             self.armed[body.run_id] = body
+        elif isinstance(body, bodies.RunDeleted):
+            del self.events[body.run_id]
+            self.rows.pop(body.run_id, None)
         elif topic == HISTORY:
             self.events.setdefault(body.run_id, []).extend(map(HistoryEvent.FromString, body.events))
         elif topic == VISIBILITY:
