@@ -74,7 +74,7 @@ def terminate(run: Run, reason: str, identity: str, details: Payloads | None = N
 
 @applies(*CLOSE_EVENTS)
 def _closed(run: Run, event: HistoryEvent) -> None:
-    attributes = getattr(event, event.WhichOneof("attributes"))
+    attributes = getattr(event, str(event.WhichOneof("attributes")))
     close_ms = timestamp_ms(event.event_time)
     run.set_core(
         status=_STATUS[event.event_type],
