@@ -121,12 +121,7 @@ def schedule(commands: Commands, attributes: ScheduleActivityTaskCommandAttribut
 
 def _validate(commands: Commands, attributes: ScheduleActivityTaskCommandAttributes) -> None:
     """Refuse what the real server refuses, and fill in what the event always has."""
-    command_checks.require_attributes(
-        commands,
-        "schedule_activity_task_command_attributes",
-        BAD_SCHEDULE,
-        f"ScheduleActivityTaskCommandAttributes is not set on {_SCHEDULE}.",
-    )
+    commands.require_attributes("ScheduleActivityTask", BAD_SCHEDULE)
     limit = commands.step.limits.id_length
     activity_id, activity_type = attributes.activity_id, attributes.activity_type.name
     suffix = f" ActivityId={activity_id} ActivityType={activity_type}"
@@ -259,12 +254,7 @@ def _ended(run: Run, event: HistoryEvent) -> None:
 )
 def request_cancel(commands: Commands, attributes: RequestCancelActivityTaskCommandAttributes) -> None:
     """Cancel an activity: at once when no worker has it, else the worker learns of it as it heartbeats."""
-    command_checks.require_attributes(
-        commands,
-        "request_cancel_activity_task_command_attributes",
-        BAD_CANCEL,
-        "RequestCancelActivityTaskCommandAttributes is not set on RequestCancelActivityTaskCommand.",
-    )
+    commands.require_attributes("RequestCancelActivityTask", BAD_CANCEL)
     run, scheduled_event_id = commands.run, attributes.scheduled_event_id
     if scheduled_event_id <= 0:
         raise BadCommand(BAD_CANCEL, "ScheduledEventId is not set on RequestCancelActivityTaskCommand.")

@@ -69,12 +69,7 @@ _MAX_RESETS = 100
 def start_child(commands: Commands, attributes: Attributes) -> None:
     """Initiate a child. Its own partition decides whether it starts."""
     run, limits = commands.run, commands.step.limits
-    command_checks.require_attributes(
-        commands,
-        "start_child_workflow_execution_command_attributes",
-        BAD_START,
-        f"StartChildWorkflowExecutionCommandAttributes is not set on {_START}.",
-    )
+    commands.require_attributes("StartChildWorkflowExecution", BAD_START)
     config = command_checks.target_namespace(commands, attributes.namespace)
     attributes.namespace = attributes.namespace or config.name
     _check_names(attributes, config)

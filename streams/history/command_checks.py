@@ -38,14 +38,6 @@ _TIMEOUT_TYPES: Final = frozenset(
 )
 
 
-def require_attributes(
-    commands: Commands, field: str, cause: WorkflowTaskFailedCause.ValueType, message: str
-) -> None:
-    """Refuse a command without the attributes of its type. Raises BadCommand."""
-    if commands.command.WhichOneof("attributes") != field:
-        raise BadCommand(cause, message)
-
-
 def too_long(text: str, limit: int) -> int:
     """The length of `text` in bytes when that is over the limit, else 0."""
     if len(text) * 4 <= limit:

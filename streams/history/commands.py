@@ -98,15 +98,17 @@ class Commands:
                 action()
 
     def require_attributes(self, name: str, cause: WorkflowTaskFailedCause.ValueType) -> None:
-        """Refuse a command whose attributes are missing. Raises BadCommand."""
-        if self.command.WhichOneof("attributes") is None:
+        """Refuse a command without the attributes of its type. Raises BadCommand."""
+        if self.command.WhichOneof("attributes") != COMMANDS[self.command.command_type][0]:
             raise BadCommand(cause, f"{name}CommandAttributes is not set on {name}Command.")
 
     def check_id(self, value: str, cause: WorkflowTaskFailedCause.ValueType, name: str) -> None:
         """Refuse an id that is too long. Raises BadCommand."""
-        if len(value) > self.step.limits.id_length:
+        length, limit = len(value.encode()), self.step.limits.id_length
+        if length > limit:
+            what = name.split(" ")[0]
             raise BadCommand(
-                cause, f"{name} exceeds length limit. Length={len(value)} Limit={self.step.limits.id_length}"
+                cause, f"{name} exceeds length limit. {what}={value} Length={length} Limit={limit}"
             )
 
     def check_size(self, size_bytes: int, cause: WorkflowTaskFailedCause.ValueType, message: str) -> None:

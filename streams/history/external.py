@@ -74,12 +74,7 @@ _CANCEL_COMMAND = "RequestCancelExternalWorkflowExecutionCommand"
 def signal(commands: Commands, attributes: SignalExternalWorkflowExecutionCommandAttributes) -> None:
     """Ask to signal another workflow."""
     run, limits = commands.run, commands.step.limits
-    command_checks.require_attributes(
-        commands,
-        "signal_external_workflow_execution_command_attributes",
-        BAD_SIGNAL,
-        f"SignalExternalWorkflowExecutionCommandAttributes is not set on {_SIGNAL_COMMAND}.",
-    )
+    commands.require_attributes("SignalExternalWorkflowExecution", BAD_SIGNAL)
     config = command_checks.target_namespace(commands, attributes.namespace)
     _check_signal(attributes, limits.id_length)
     command_checks.check_pending(
@@ -137,12 +132,7 @@ def _check_signal(attributes: SignalExternalWorkflowExecutionCommandAttributes, 
 def cancel(commands: Commands, attributes: RequestCancelExternalWorkflowExecutionCommandAttributes) -> None:
     """Ask another workflow to cancel itself."""
     run, limits = commands.run, commands.step.limits
-    command_checks.require_attributes(
-        commands,
-        "request_cancel_external_workflow_execution_command_attributes",
-        BAD_CANCEL,
-        f"RequestCancelExternalWorkflowExecutionCommandAttributes is not set on {_CANCEL_COMMAND}.",
-    )
+    commands.require_attributes("RequestCancelExternalWorkflowExecution", BAD_CANCEL)
     config = command_checks.target_namespace(commands, attributes.namespace)
     _check_cancel(run, attributes, limits.id_length)
     command_checks.check_pending(

@@ -47,12 +47,7 @@ _REMOVALS = (b"", b"[]")
 @handles_command(CommandType.COMMAND_TYPE_RECORD_MARKER, "record_marker_command_attributes")
 def record_marker(commands: Commands, attributes: RecordMarkerCommandAttributes) -> None:
     """Note something for the workflow's own replay."""
-    command_checks.require_attributes(
-        commands,
-        "record_marker_command_attributes",
-        BAD_MARKER,
-        "RecordMarkerCommandAttributes is not set on RecordMarkerCommand.",
-    )
+    commands.require_attributes("RecordMarker", BAD_MARKER)
     name, limit = attributes.marker_name, commands.step.limits.id_length
     if not name:
         raise BadCommand(BAD_MARKER, "MarkerName is not set on RecordMarkerCommand.")
@@ -85,12 +80,7 @@ def upsert_search_attributes(
 ) -> None:
     """Set and remove search attributes of the run."""
     command = "UpsertWorkflowSearchAttributesCommand"
-    command_checks.require_attributes(
-        commands,
-        "upsert_workflow_search_attributes_command_attributes",
-        BAD_SEARCH,
-        f"{command}Attributes is not set on {command}.",
-    )
+    commands.require_attributes("UpsertWorkflowSearchAttributes", BAD_SEARCH)
     run, limits = commands.run, commands.step.limits
     types = command_checks.attribute_types(command_checks.target_namespace(commands, ""))
     upserted = attributes.search_attributes
@@ -159,12 +149,7 @@ def _upserted(run: Run, event: HistoryEvent) -> None:
 def modify_properties(commands: Commands, attributes: ModifyWorkflowPropertiesCommandAttributes) -> None:
     """Set and remove fields of the run's memo."""
     command = "ModifyWorkflowPropertiesCommand"
-    command_checks.require_attributes(
-        commands,
-        "modify_workflow_properties_command_attributes",
-        BAD_PROPERTIES,
-        f"{command}Attributes is not set on {command}.",
-    )
+    commands.require_attributes("ModifyWorkflowProperties", BAD_PROPERTIES)
     upserted = attributes.upserted_memo
     if not attributes.HasField("upserted_memo"):
         raise BadCommand(BAD_PROPERTIES, f"UpsertedMemo is not set on {command}.")

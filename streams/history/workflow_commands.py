@@ -17,7 +17,8 @@ from temporalio.api.history.v1 import (
     WorkflowExecutionStartedEventAttributes,
 )
 
-from streams.history import closing, continuing, task_events
+from streams import attribute_values
+from streams.history import closing, command_checks, continuing, task_events
 from streams.history.calls import handles_command
 from streams.history.commands import Commands
 from streams.history.continuing import INITIATOR, Successor
@@ -26,6 +27,8 @@ from streams.history.opening import start_attributes
 from streams.history.values import duration_ms, to_duration
 
 CAUSE = WorkflowTaskFailedCause
+
+_CONTINUE = "ContinueAsNewWorkflowExecutionCommand"
 
 
 @handles_command(
@@ -90,6 +93,7 @@ def cancel(commands: Commands, attributes: CancelWorkflowExecutionCommandAttribu
 )
 def continue_as_new(commands: Commands, attributes: ContinueAsNewWorkflowExecutionCommandAttributes) -> None:
     """The workflow goes on in a new run with an empty history."""
+    _check_names(commands, attributes)
     _complete_attributes(commands, attributes)
     run = commands.run
     initiator = attributes.initiator or INITIATOR.CONTINUE_AS_NEW_INITIATOR_WORKFLOW
@@ -129,6 +133,15 @@ def continue_as_new(commands: Commands, attributes: ContinueAsNewWorkflowExecuti
     continuing.open_next(run, started, successor)
 
 
+def _check_names(commands: Commands, attributes: ContinueAsNewWorkflowExecutionCommandAttributes) -> None:
+    types = command_checks.attribute_types(command_checks.target_namespace(commands, ""))
+    try:
+        attribute_values.check_names(attributes.search_attributes, commands.run.core.namespace, types)
+    except attribute_values.InvalidSearchAttributes as error:
+        bad = CAUSE.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES
+        raise BadCommand(bad, str(error)) from error
+
+
 def _complete_attributes(commands: Commands, attributes: ContinueAsNewWorkflowExecutionCommandAttributes) -> None:
     """Fill in what the command leaves to the run that it continues, and refuse what cannot be."""
     core = commands.run.core
@@ -137,13 +150,8 @@ def _complete_attributes(commands: Commands, attributes: ContinueAsNewWorkflowEx
     attributes.workflow_type.name = attributes.workflow_type.name or core.workflow_type
     commands.check_id(attributes.workflow_type.name, bad, "WorkflowType on ContinueAsNewWorkflowExecutionCommand")
     queue = attributes.task_queue.name or core.task_queue
-    commands.check_id(queue, bad, "TaskQueue on ContinueAsNewWorkflowExecutionCommand")
     attributes.task_queue.CopyFrom(task_events.task_queue_message(queue, False, ""))
-    for field in ("workflow_run_timeout", "workflow_task_timeout", "backoff_start_interval"):
-        duration = getattr(attributes, field)
-        if duration.seconds < 0 or duration.nanos < 0:
-            name = "".join(part.capitalize() for part in field.split("_"))
-            raise BadCommand(bad, f"Invalid {name} on ContinueAsNewWorkflowExecutionCommand: negative timeout duration")
+    _check(commands, attributes, bad)
     run_ms = duration_ms(attributes.workflow_run_timeout) or core.run_timeout_ms
     if core.execution_timeout_ms and (not run_ms or run_ms > core.execution_timeout_ms):
         run_ms = core.execution_timeout_ms
@@ -152,20 +160,44 @@ def _complete_attributes(commands: Commands, attributes: ContinueAsNewWorkflowEx
         task_ms = run_ms
     attributes.workflow_run_timeout.CopyFrom(to_duration(run_ms))
     attributes.workflow_task_timeout.CopyFrom(to_duration(task_ms))
-    commands.check_size(
-        attributes.input.ByteSize(), bad, "ContinueAsNewWorkflowExecutionCommandAttributes. Input exceeds size limit."
-    )
-    if attributes.memo.ByteSize() > commands.step.limits.memo_size_error_bytes:
-        raise BadCommand(
-            bad, "ContinueAsNewWorkflowExecutionCommandAttributes. Memo exceeds size limit.", terminate=True
-        )
+    of = "ContinueAsNewWorkflowExecutionCommandAttributes."
+    commands.check_size(attributes.input.ByteSize(), bad, f"{of} Input exceeds size limit.")
+    command_checks.check_memo_size(commands, attributes.memo, bad, f"{of} Memo exceeds size limit.")
+    command_checks.check_attribute_sizes(attributes.search_attributes, commands.step.limits, bad)
+
+
+def _check(
+    commands: Commands,
+    attributes: ContinueAsNewWorkflowExecutionCommandAttributes,
+    bad: WorkflowTaskFailedCause.ValueType,
+) -> None:
+    """Refuse timeouts, policies and search attributes that no run can have, and complete the retry policy."""
+    limits = commands.step.limits
+    queue = f'name:"{attributes.task_queue.name}" kind:TASK_QUEUE_KIND_NORMAL'
+    suffix = f" WorkflowType={attributes.workflow_type.name} TaskQueue={queue}"
+    wrong = command_checks.complete_task_queue(attributes.task_queue, "", limits.id_length)
+    command_checks.reject(f"error validating {_CONTINUE} TaskQueue", wrong, suffix)
+    for field in ("workflow_run_timeout", "workflow_task_timeout", "backoff_start_interval"):
+        if wrong := command_checks.cap_duration(getattr(attributes, field)):
+            name = "".join(part.capitalize() for part in field.split("_"))
+            raise BadCommand(bad, f"Invalid {name} on {_CONTINUE}: {wrong}.{suffix}")
+    if attributes.HasField("retry_policy"):
+        wrong = command_checks.complete_retry_policy(attributes.retry_policy)
+        command_checks.reject(f"invalid WorkflowRetryPolicy on {_CONTINUE}", wrong, suffix)
+    if attributes.HasField("search_attributes"):
+        config = command_checks.target_namespace(commands, "")
+        types = command_checks.attribute_types(config)
+        try:
+            attribute_values.check_values(attributes.search_attributes, types, limits)
+        except attribute_values.InvalidSearchAttributes as error:
+            command_checks.reject(f"invalid SearchAttributes on {_CONTINUE}", str(error), suffix)
+        attribute_values.mark_types(attributes.search_attributes, types)
 
 
 def _inherit(commands: Commands, started: WorkflowExecutionStartedEventAttributes) -> None:
     """What the new run has from the first one whatever the command says."""
     first = start_attributes(commands.run)
-    started.workflow_execution_timeout.CopyFrom(first.workflow_execution_timeout)
-    for field in ("parent_workflow_execution", "root_workflow_execution", "priority"):
+    for field in ("workflow_execution_timeout", "parent_workflow_execution", "root_workflow_execution", "priority"):
         if first.HasField(field):
             getattr(started, field).CopyFrom(getattr(first, field))
     started.parent_workflow_namespace = first.parent_workflow_namespace
