@@ -16,6 +16,15 @@ from streams.history.state import ACTIVITY, Activity
 
 IN_PROGRESS = RetryState.RETRY_STATE_IN_PROGRESS
 
+_ORDER = (
+    TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START,
+    TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE,
+    TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE,
+    TimeoutType.TIMEOUT_TYPE_HEARTBEAT,
+)
+"""Which of the timeouts that end in the same ms is first. An activity that starts in the ms in which it was
+scheduled has started after that, as the real server's finer clock tells."""
+
 FAILURE_TOO_LARGE = "Failure exceeds size limit."
 
 
@@ -74,12 +83,12 @@ def expire(run: Run, id: str) -> None:
 
 
 def _due_timeout(activity: Activity, now_ms: int) -> TimeoutType.ValueType:
-    """The first timeout that is due, of several at once the one with the lower number; 0 for none."""
-    due: list[tuple[int, TimeoutType.ValueType]] = []
+    """The first timeout that is due, of several at once the first in `_ORDER`; 0 for none."""
+    due: list[tuple[int, int]] = []
 
     def add(since_ms: int, timeout_ms: int, timeout: TimeoutType.ValueType) -> None:
         if timeout_ms and since_ms + timeout_ms <= now_ms:
-            due.append((since_ms + timeout_ms, timeout))
+            due.append((since_ms + timeout_ms, _ORDER.index(timeout)))
 
     add(
         activity.first_scheduled_ms, activity.schedule_to_close_ms, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE
@@ -89,12 +98,9 @@ def _due_timeout(activity: Activity, now_ms: int) -> TimeoutType.ValueType:
         add(activity.started_ms, activity.start_to_close_ms, TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE)
         add(alive_ms, activity.heartbeat_ms, TimeoutType.TIMEOUT_TYPE_HEARTBEAT)
     elif not activity.retry_due_ms:
-        add(
-            activity.attempt_scheduled_ms,
-            activity.schedule_to_start_ms,
-            TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START,
-        )
-    return min(due)[1] if due else TimeoutType.TIMEOUT_TYPE_UNSPECIFIED
+        to_start_ms = activity.schedule_to_start_ms
+        add(activity.attempt_scheduled_ms, to_start_ms, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START)
+    return _ORDER[min(due)[1]] if due else TimeoutType.TIMEOUT_TYPE_UNSPECIFIED
 
 
 def _time_out(run: Run, activity: Activity, timeout: TimeoutType.ValueType) -> None:

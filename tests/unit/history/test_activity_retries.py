@@ -178,6 +178,15 @@ def test_schedule_to_start_goes_before_schedule_to_close(workflows: Workflows) -
     assert end.failure.message == "activity ScheduleToStart timeout"
 
 
+def test_schedule_to_close_goes_before_start_to_close(workflows: Workflows) -> None:
+    fields = {"start_to_close_timeout": seconds(0), "schedule_to_close_timeout": seconds(1)}
+    workflows.step(activity(**fields))
+    workflows.poll_activity()
+    workflows.pass_time(1)
+    end = workflows.event("ACTIVITY_TASK_TIMED_OUT")
+    assert end.failure.message == "activity ScheduleToClose timeout"
+
+
 def test_schedule_to_close_covers_all_attempts(workflows: Workflows) -> None:
     workflows.step(
         activity(
