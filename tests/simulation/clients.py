@@ -1,0 +1,217 @@
+"""Clients: they start workflows, signal, query, update and end them, and repeat what was not answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import UpdateWorkflowExecutionLifecycleStage
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice import v1 as api
+
+from streams.bodies import Call
+from streams.runtime.records import Reply
+from streams.topology import COMMANDS, workflow_key
+from tests.simulation.judge import require
+from tests.simulation.programs import NAMESPACE, QUEUE, payloads, random_program, value_of
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+TIMEOUT_MS = 6_000
+TRIES = 12
+INTERNAL = 13
+STAGE = UpdateWorkflowExecutionLifecycleStage
+
+Done = Callable[[Reply], None]
+
+
+class Client:
+    """One client working one workflow id after the other."""
+
+    def __init__(self, world: World, workflow_id: str) -> None:
+        self.world = world
+        self.workflow_id = workflow_id
+        self.busy = 0
+        self._number = 0
+        world.at(world.rng.randint(0, 1_500), self._start)
+
+    def _name(self, what: str) -> str:
+        self._number += 1
+        return f"{self.workflow_id}-{what}-{self._number}"
+
+    def _ask(self, method: str, run_id: str, request: Any, done: Done, tries: int = TRIES, **more: Any) -> None:
+        """Call, and call again until there is an answer."""
+        world = self.world
+        body = world.with_run_id(
+            Call(
+                method,
+                NAMESPACE,
+                self.workflow_id,
+                run_id,
+                request.SerializeToString(),
+                deadline_ms=world.now_ms + TIMEOUT_MS,
+                **more,
+            )
+        )
+        self.busy += 1
+
+        def answered(reply: Reply | None) -> None:
+            self.busy -= 1
+            if reply is not None:
+                done(reply)
+            elif tries:
+                self._ask(method, run_id, request, done, tries - 1, **more)
+
+        key = workflow_key(NAMESPACE, self.workflow_id)
+        world.rng.choice(world.gateways).call(body, COMMANDS, key, TIMEOUT_MS, answered)
+
+    # Starting
+
+    def _start(self) -> None:
+        rng = self.world.rng
+        name = self._name("start")
+        with_signal = rng.random() < 0.25
+        if with_signal:
+            request: Any = api.SignalWithStartWorkflowExecutionRequest(signal_name=self._name("signal"))
+        else:
+            request = api.StartWorkflowExecutionRequest()
+        request.namespace = NAMESPACE
+        request.workflow_id = self.workflow_id
+        request.workflow_type.name = "program"
+        request.task_queue.CopyFrom(TaskQueue(name=QUEUE))
+        request.input.CopyFrom(payloads(random_program(rng)))
+        request.request_id = request.identity = name
+        if rng.random() < 0.15:
+            request.workflow_start_delay.seconds = rng.randint(1, 3)
+        if rng.random() < 0.15:
+            request.workflow_execution_timeout.seconds = rng.choice((4, 30))
+
+        def done(reply: Reply) -> None:
+            require(not reply.code, f"start {name} was refused: {reply}")
+            if with_signal:
+                run_id = api.SignalWithStartWorkflowExecutionResponse.FromString(reply.body).run_id
+                self.world.judge.told["signal"][request.signal_name] = True
+            else:
+                run_id = api.StartWorkflowExecutionResponse.FromString(reply.body).run_id
+            self.world.judge.told["start"][name] = run_id
+            for _ in range(rng.randint(0, 4)):
+                self.busy += 1
+                self.world.at(rng.randint(0, 4_000), self._do, run_id)
+
+        method = "SignalWithStartWorkflowExecution" if with_signal else "StartWorkflowExecution"
+        self._ask(method, "", request, done)
+
+    # What follows
+
+    def _do(self, run_id: str) -> None:
+        self.busy -= 1
+        pick = self.world.rng.random()
+        if pick < 0.5:
+            self._signal(run_id)
+        elif pick < 0.65:
+            self._query(run_id)
+        elif pick < 0.87:
+            self._update(run_id)
+        elif pick < 0.94:
+            self._cancel(run_id)
+        else:
+            self._terminate(run_id)
+
+    def _execution(self, run_id: str) -> WorkflowExecution:
+        return WorkflowExecution(workflow_id=self.workflow_id, run_id=run_id)
+
+    def _signal(self, run_id: str) -> None:
+        poison = self.world.rng.random() < 0.25
+        name = self._name("poison" if poison else "signal")
+        request = api.SignalWorkflowExecutionRequest(
+            namespace=NAMESPACE,
+            workflow_execution=self._execution(run_id),
+            signal_name=name,
+            request_id=name,
+            input=payloads(name),
+        )
+        told = self.world.judge.told["signal"]
+        unclear = False
+
+        def done(reply: Reply) -> None:
+            nonlocal unclear
+            if not reply.code:
+                told[name] = True
+            elif reply.code == INTERNAL:
+                require(poison, f"signal {name} was refused: {reply}")
+                if not unclear:
+                    told[name] = False
+
+        def first(reply: Reply) -> None:
+            done(reply)
+
+        if poison:
+            # Asked only once: whether an unanswered one took effect is anybody's guess.
+            self.world.judge.poison_sent.add(name)
+            self._ask("SignalWorkflowExecution", run_id, request, first, 0)
+        else:
+            self._ask("SignalWorkflowExecution", run_id, request, first)
+
+    def _query(self, run_id: str) -> None:
+        request = api.QueryWorkflowRequest(namespace=NAMESPACE, execution=self._execution(run_id))
+        request.query.query_type = "run"
+
+        def done(reply: Reply) -> None:
+            if not reply.code:
+                answer = api.QueryWorkflowResponse.FromString(reply.body)
+                require(value_of(answer.query_result) == run_id, f"a query of {run_id} was answered {answer}")
+
+        self._ask("QueryWorkflow", run_id, request, done, 2)
+
+    def _update(self, run_id: str) -> None:
+        update_id = self._name("reject" if self.world.rng.random() < 0.3 else "update")
+        request = api.UpdateWorkflowExecutionRequest(
+            namespace=NAMESPACE, workflow_execution=self._execution(run_id)
+        )
+        request.wait_policy.lifecycle_stage = self.world.rng.choice(
+            (
+                STAGE.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED,
+                STAGE.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED,
+            )
+        )
+        request.request.meta.update_id = update_id
+        request.request.input.name = update_id
+
+        def done(reply: Reply) -> None:
+            if reply.code:
+                return
+            answer = api.UpdateWorkflowExecutionResponse.FromString(reply.body)
+            if answer.HasField("outcome"):
+                if answer.outcome.HasField("success"):
+                    require(value_of(answer.outcome.success) == update_id, f"update {update_id}: {answer}")
+                    self.world.judge.told["update"][update_id] = True
+            elif answer.stage >= STAGE.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED:
+                self.world.judge.told["update"][update_id] = False
+
+        self._ask("UpdateWorkflowExecution", run_id, request, done, 4)
+
+    def _cancel(self, run_id: str) -> None:
+        name = self._name("cancel")
+        request = api.RequestCancelWorkflowExecutionRequest(
+            namespace=NAMESPACE, workflow_execution=self._execution(run_id), request_id=name
+        )
+
+        def done(reply: Reply) -> None:
+            if not reply.code:
+                self.world.judge.told["cancel"][name] = run_id
+
+        self._ask("RequestCancelWorkflowExecution", run_id, request, done)
+
+    def _terminate(self, run_id: str) -> None:
+        name = self._name("terminate")
+        request = api.TerminateWorkflowExecutionRequest(
+            namespace=NAMESPACE, workflow_execution=self._execution(run_id), reason=name
+        )
+
+        def done(reply: Reply) -> None:
+            if not reply.code:
+                self.world.judge.told["terminate"][name] = run_id
+
+        self._ask("TerminateWorkflowExecution", run_id, request, done)

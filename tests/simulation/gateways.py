@@ -1,0 +1,225 @@
+"""Gateways: stateless, with an epoch, a lease and calls that die with them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from temporalio.api.workflowservice.v1 import PollActivityTaskQueueResponse, PollWorkflowTaskQueueResponse
+
+from streams.bodies import ACTIVITY_TASK, Call, GatewayLease, PollTask, TaskUndelivered
+from streams.runtime.records import Correlation, Record, Reply
+from streams.task_token import TaskToken
+from streams.topology import COMMANDS, TASKS, queue_key, workflow_key
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+OnReply = Callable[[Reply], None]
+LEASE_MS = 6_000
+RENEW_MS = 2_000
+MARGIN_MS = 5_000
+"""How long before its client a poll ends (fold.md rule 19)."""
+
+
+class Waiting(msgspec.Struct):
+    """A call that awaits its reply; of a poll, what kind of task it polls for."""
+
+    on_reply: OnReply
+    task_kind: str = ""
+
+
+class Gateway:
+    """One gateway process, restarted under a new epoch when it dies. A Sender of what it appends."""
+
+    def __init__(self, world: World, name: str, leases: bool) -> None:
+        self.world = world
+        self.name = name
+        self.epoch = 0
+        self.up = False
+        self._leases = leases
+        self._paused_until_ms = 0
+        self._start()
+
+    def _start(self) -> None:
+        self.up = True
+        self.epoch = max(self.epoch + 1, self.world.now_ms)
+        self._sequence = 0
+        self._last_id = 0
+        self._waiting: dict[int, Waiting] = {}
+        self._gone: dict[int, str] = {}
+        self._out: dict[str, deque[Record]] = {}
+        self._flushing: set[str] = set()
+        self._lease(self.epoch)
+
+    def crash(self) -> None:
+        """Die with everything under way; another process takes the name. Clients see their connections break."""
+        if self.up:
+            self.up = False
+            for waiting in self._waiting.values():
+                if waiting.task_kind:
+                    self.world.at(self.world.rng.randint(0, 50), waiting.on_reply, Reply())
+            self.world.at(self.world.rng.randint(0, 1_000), self._start)
+
+    def pause(self, for_ms: int) -> None:
+        """Stall: nothing leaves, and the lease lapses."""
+        self._paused_until_ms = self.world.now_ms + for_ms
+
+    def _lease(self, epoch: int) -> None:
+        if not self.up or epoch != self.epoch:
+            return
+        world = self.world
+        expires_ms = world.now_ms + LEASE_MS if self._leases else 0
+        for number in range(world.partition_count(TASKS)):
+            self._append(TASKS, number, self.name, GatewayLease(self.name, self.epoch, expires_ms), None)
+        if self._leases and not world.over:
+            world.at(RENEW_MS, self._lease, epoch)
+
+    # Appending
+
+    def _append(
+        self, topic: str, number: int, key: str, body: Any, correlation: Correlation | None
+    ) -> None:
+        self._sequence += 1
+        record = Record(
+            topic,
+            number,
+            key,
+            body,
+            source=self.name,
+            origin_epoch=self.epoch,
+            origin_offset=self._sequence,
+            correlation=correlation,
+        )
+        channel = record.channel
+        self._out.setdefault(channel, deque()).append(record)
+        self._flush_soon(channel)
+
+    def _flush_soon(self, channel: str) -> None:
+        if channel not in self._flushing:
+            self._flushing.add(channel)
+            delay_ms = max(self.world.rng.randint(0, 2), self._paused_until_ms - self.world.now_ms)
+            self.world.at(delay_ms, self._flush, channel, self.epoch)
+
+    def _flush(self, channel: str, epoch: int) -> None:
+        if not self.up or epoch != self.epoch:
+            return
+        self._flushing.discard(channel)
+        batch = list(self._out[channel])
+        self._out[channel].clear()
+        if batch:
+            self.world.logs[channel].append(self, batch, twice=self.world.faults.twice())
+
+    def acknowledged(self, channel: str, records: Sequence[Record]) -> None:
+        """See log.Sender."""
+
+    def lost(self, channel: str, records: Sequence[Record]) -> None:
+        """See log.Sender. What an earlier epoch sent stays lost."""
+        again = [record for record in records if record.origin_epoch == self.epoch]
+        if self.up and again:
+            self._out[channel].extendleft(reversed(again))
+            self._flush_soon(channel)
+
+    # Calls
+
+    def call(self, body: Call | Any, topic: str, key: str, timeout_ms: int, done: Callable[[Reply | None], None]) -> None:
+        """Append a call and await its reply; None when that takes too long or the gateway dies."""
+        answered = False
+
+        def answer(reply: Reply | None) -> None:
+            nonlocal answered
+            if not answered:
+                answered = True
+                done(reply)
+
+        self.world.at(timeout_ms, answer, None)
+        if self.up:
+            correlation = self._expect(Waiting(answer))
+            self._append(topic, self.world.partition_of(topic, key), key, body, correlation)
+
+    def _expect(self, waiting: Waiting) -> Correlation:
+        self._last_id += 1
+        self._waiting[self._last_id] = waiting
+        return Correlation(self.name, self.epoch, self._last_id)
+
+    def poll(self, queue: str, task_kind: str, request: Any, sticky: bool, wait_ms: int, done: OnReply) -> None:
+        """Poll for a task; `done` gets a reply with a task or an empty one, or is called late, or never."""
+        if not self.up:
+            self.world.at(500, done, Reply())
+            return
+        deadline_ms = self.world.now_ms + wait_ms
+        correlation = self._expect(Waiting(done, task_kind))
+        self.world.judge.poll_deadlines[(self.name, self.epoch, correlation.id)] = deadline_ms
+        key = queue_key(request.namespace, queue, task_kind)
+        body = PollTask(
+            request.namespace, queue, task_kind, request.identity, deadline_ms, request.SerializeToString(), sticky
+        )
+        self._append(TASKS, self.world.partition_of(TASKS, key), key, body, correlation)
+        self.world.at(wait_ms + MARGIN_MS, self._give_up, correlation)
+
+    def _give_up(self, correlation: Correlation) -> None:
+        """The client of a poll goes away."""
+        if self.up and correlation.epoch == self.epoch:
+            waiting = self._waiting.pop(correlation.id, None)
+            if waiting is not None:
+                self._gone[correlation.id] = waiting.task_kind
+                waiting.on_reply(Reply())
+
+    def abandon_polls(self) -> None:
+        """Clients of some polls go away early, as when a worker dies."""
+        for id, waiting in list(self._waiting.items()):
+            if waiting.task_kind and self.world.rng.random() < 0.5:
+                self._give_up(Correlation(self.name, self.epoch, id))
+
+    @property
+    def waiting_calls(self) -> int:
+        """Calls without a reply."""
+        return len(self._waiting)
+
+    # Replies
+
+    def deliver(self, correlation: Correlation, reply: Reply) -> None:
+        """A reply arrives."""
+        if not self.up or correlation.epoch != self.epoch:
+            return
+        waiting = self._waiting.pop(correlation.id, None)
+        if waiting is not None:
+            self._attach(correlation, waiting, reply, 200)
+        elif correlation.id in self._gone:
+            self._undelivered(correlation, self._gone.pop(correlation.id), reply)
+
+    def _attach(self, correlation: Correlation, waiting: Waiting, reply: Reply, tries: int) -> None:
+        """Wait until the events that belong into the reply are there: contiguous or wait (rule 21)."""
+        if not self.up or correlation.epoch != self.epoch:
+            return
+        run = self.world.judge.runs.get(reply.attach_run)
+        if reply.attach_run and (run is None or len(run.events) < reply.attach_last):
+            if tries:
+                self.world.at(20, self._attach, correlation, waiting, reply, tries - 1)
+            elif waiting.task_kind:
+                self._undelivered(correlation, waiting.task_kind, reply)
+                waiting.on_reply(Reply())
+            return
+        waiting.on_reply(reply)
+
+    def _undelivered(self, correlation: Correlation, task_kind: str, reply: Reply) -> None:
+        """Give a task back that reached no worker."""
+        if reply.code or not reply.body:
+            return
+        response_type = PollActivityTaskQueueResponse if task_kind == ACTIVITY_TASK else PollWorkflowTaskQueueResponse
+        token = TaskToken.decode(response_type.FromString(reply.body).task_token)
+        body = TaskUndelivered(
+            token.namespace,
+            token.workflow_id,
+            token.run_id,
+            token.task_kind,
+            token.scheduled_event_id,
+            token.attempt,
+            token.stamp,
+            token.query_id,
+            correlation.id,
+        )
+        key = workflow_key(token.namespace, token.workflow_id)
+        self._append(COMMANDS, self.world.partition_of(COMMANDS, key), key, body, None)

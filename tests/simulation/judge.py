@@ -1,0 +1,370 @@
+"""The judge: what clients were told, what the histories say, and what every fold of a record left.
+
+Knows nothing of the engine's state: it holds answers and emissions against each other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.api.workflowservice.v1 import PollActivityTaskQueueResponse
+
+from streams import bodies
+from streams.runtime.partition import DeadLetter, Outcome, Partition
+from streams.runtime.records import Correlation, Record, Reply, Tick
+from streams.task_token import TaskToken
+from tests.simulation.checked import Violation
+from tests.simulation.log import encode
+
+E = EventType
+CLOSED = {
+    E.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
+    E.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED,
+    E.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT,
+    E.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED,
+    E.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW,
+    E.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED,
+}
+
+Key = tuple[str, int, int]
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise Violation unless the condition holds."""
+    if not condition:
+        raise Violation(message)
+
+
+class RunHistory:
+    """The history of a run as its readers got it."""
+
+    def __init__(self, workflow_id: str, run_id: str) -> None:
+        self.workflow_id = workflow_id
+        self.run_id = run_id
+        self.events: list[HistoryEvent] = []
+        self.deleted = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether its last event is a close."""
+        return bool(self.events) and self.events[-1].event_type in CLOSED
+
+
+class Judge:
+    """Collects while a simulation runs, and judges at its end."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, RunHistory] = {}
+        self.open_runs = 0
+        self.steps: dict[str, dict[int, Any]] = {}
+        self.verdicts: set[tuple[str, int]] = set()
+        self.letters: set[tuple[str, int]] = set()
+        self.answers: dict[Key, Reply] = {}
+        self.poll_deadlines: dict[Key, int] = {}
+        self.told: dict[str, dict[str, Any]] = {
+            kind: {} for kind in ("start", "signal", "update", "activity", "task", "cancel", "terminate")
+        }
+        self.poison_sent: set[str] = set()
+        self.undelivered: dict[tuple[str, int, int], int] = {}
+        self._leases: dict[tuple[str, str], bodies.GatewayLease] = {}
+        self._bytes: dict[tuple[str, int, int], bytes] = {}
+        self._uncovered: dict[int, tuple[str, int, Any]] = {}
+        self._newest_ms: dict[str, int] = {}
+
+    # Folds
+
+    def encoded(self, record: Record) -> bytes:
+        """The bytes of a record to be appended."""
+        if not record.from_gateway and not isinstance(record.body, Tick):
+            data = self._bytes.get((record.source, record.origin_offset, record.index))
+            if data is not None:
+                return data
+        return encode(record)
+
+    def stepped(self, partition: Partition, record: Record, outcome: Outcome) -> None:
+        """A partition folded a record: every fold of it, by whomever, has to leave the same bytes."""
+        name, offset = partition.name, record.offset
+        left = (
+            [(r.channel, r.key, encode(r)) for r in outcome.emissions],
+            outcome.replies,
+            bool(outcome.verdicts),
+        )
+        steps = self.steps.setdefault(name, {})
+        known = steps.get(offset)
+        if known is not None:
+            if left[2] and not known[2]:
+                return  # Older code, whose verdict will not be let out.
+            require(not known[2] or left[2], f"{name}@{offset} was judged, and is applied by other code: {record!r}")
+            require(
+                known == left,
+                f"{name}@{offset} left something else the second time: {record!r}: {known} and then {left}",
+            )
+        elif left[2]:
+            self._uncovered[id(partition)] = (name, offset, left)
+        else:
+            self._first(partition, record, outcome, left)
+
+    def _first(self, partition: Partition, record: Record, outcome: Outcome, left: Any) -> None:
+        name, offset = partition.name, record.offset
+        self.steps[name][offset] = left
+        for emission, (_, _, data) in zip(outcome.emissions, left[0], strict=True):
+            self._bytes[name, offset, emission.index] = data
+            if isinstance(emission.body, bodies.StartTask):
+                self._check_lease(name, emission.body.poll, partition.now_ms)
+        body = record.body
+        if isinstance(body, bodies.GatewayLease):
+            known = self._leases.get((name, body.gateway))
+            if known is None or known.epoch <= body.epoch:
+                self._leases[name, body.gateway] = body
+        for correlation, reply in outcome.replies:
+            if reply.kind.startswith("poll-"):
+                deadline_ms = self.poll_deadlines[key_of(correlation)]
+                require(
+                    partition.now_ms <= deadline_ms,
+                    f"{name}@{offset} started a task for a poll that ended {partition.now_ms - deadline_ms} ms ago",
+                )
+
+    def _check_lease(self, name: str, poll: bodies.Poll, now_ms: int) -> None:
+        lease = self._leases.get((name, poll.gateway))
+        if lease is not None and lease.epoch == poll.epoch and lease.expires_ms:
+            require(lease.expires_ms >= now_ms, f"{name}: a poll of a lapsed gateway was matched")
+        if lease is not None:
+            require(lease.epoch <= poll.epoch, f"{name}: a poll of a gateway's former epoch was matched")
+
+    def covered(self, partition: Partition, offset: int) -> None:
+        """A checkpoint up to `offset` is committed: verdicts up to it stand."""
+        waiting = self._uncovered.get(id(partition))
+        if waiting is not None and waiting[1] <= offset:
+            del self._uncovered[id(partition)]
+            name, at, left = waiting
+            known = self.steps[name].setdefault(at, left)
+            require(known == left, f"{name}@{at} was applied, and then judged by a checkpoint")
+            self.verdicts.add((name, at))
+
+    def lettered(self, letter: DeadLetter) -> None:
+        """A dead letter left."""
+        require((letter.source, letter.offset) in self.verdicts, f"a letter left before its checkpoint: {letter}")
+        self.letters.add((letter.source, letter.offset))
+
+    def answered(self, correlation: Correlation, reply: Reply) -> None:
+        """A reply left: every reply to a call has to be the same."""
+        key = key_of(correlation)
+        known = self.answers.setdefault(key, reply)
+        require(known == reply, f"call {key} was answered {known} and then {reply}")
+
+    # Histories
+
+    def wrote(self, source: str, batch: bodies.HistoryBatch) -> None:
+        """A batch of events was materialised."""
+        newest_ms = self._newest_ms.get(source, 0)
+        require(batch.time_ms >= newest_ms, f"{source}: time ran back by {newest_ms - batch.time_ms} ms")
+        self._newest_ms[source] = batch.time_ms
+        run = self.runs.get(batch.run_id)
+        if run is None:
+            run = self.runs[batch.run_id] = RunHistory(batch.workflow_id, batch.run_id)
+            self.open_runs += 1
+        require(not run.closed, f"{batch.workflow_id} {batch.run_id}: events after the close")
+        events = [HistoryEvent.FromString(data) for data in batch.events]
+        ids = [event.event_id for event in events]
+        expected = list(range(len(run.events) + 1, len(run.events) + len(events) + 1))
+        require(ids == expected, f"{batch.workflow_id}: event ids {ids}, expected {expected}")
+        require((batch.first_event_id, batch.last_event_id) == (ids[0], ids[-1]), "a batch's ids are wrong")
+        run.events.extend(events)
+        if run.closed:
+            self.open_runs -= 1
+
+    def deleted(self, run_id: str) -> None:
+        """A run was deleted."""
+        if run_id in self.runs:
+            run = self.runs[run_id]
+            run.deleted = True
+
+    # Tasks
+
+    def gave_back(self, correlation: Correlation, task_kind: str, reply: Reply, now_ms: int) -> None:
+        """A gateway gave an undelivered task back, and that is durable."""
+        if task_kind == bodies.ACTIVITY_TASK:
+            token = TaskToken.decode(PollActivityTaskQueueResponse.FromString(reply.body).task_token)
+            self.undelivered[token.run_id, token.scheduled_event_id, token.attempt] = now_ms
+
+    # The end
+
+    def conclude(self) -> None:
+        """Hold what clients were told against the histories, once everything has come to rest."""
+        index = Index(self.runs.values())
+        for kind, function in (
+            ("start", self._check_start),
+            ("signal", self._check_signal),
+            ("update", self._check_update),
+            ("activity", self._check_activity),
+            ("task", self._check_task),
+            ("cancel", self._check_cancel),
+            ("terminate", self._check_terminate),
+        ):
+            for name, detail in self.told[kind].items():
+                function(index, name, detail)
+        for name in self.poison_sent:
+            count = index.signals[name]
+            require(count <= 1, f"signal {name} took effect {count} times")
+        for counter, what in (
+            (index.starts, "start"),
+            (index.signals, "signal"),
+            (index.accepted, "update"),
+            (index.completed, "update"),
+            (index.activities, "activity completion"),
+            (index.tasks, "workflow task completion"),
+        ):
+            for name, count in counter.items():
+                require(count == 1, f"{what} {name} took effect {count} times")
+        require(self.verdicts == self.letters, f"dead letters are missing: {self.verdicts - self.letters}")
+        for run in self.runs.values():
+            check_run(run)
+
+    def _check_start(self, index: Index, name: str, run_id: str) -> None:
+        require(index.starts[name] == 1, f"start {name} was accepted and opened {index.starts[name]} runs")
+        require(index.started_run[name] == run_id, f"start {name} was told run {run_id}")
+
+    def _check_signal(self, index: Index, name: str, detail: bool) -> None:
+        expected = 1 if detail else 0
+        require(index.signals[name] == expected, f"signal {name}: told {detail}, in history {index.signals[name]} times")
+
+    def _check_update(self, index: Index, name: str, completed: bool) -> None:
+        require(index.accepted[name] == 1, f"update {name} was accepted {index.accepted[name]} times")
+        require(
+            not completed or index.completed[name] == 1, f"update {name} was completed {index.completed[name]} times"
+        )
+
+    def _check_activity(self, index: Index, name: str, token: TaskToken) -> None:
+        require(index.activities[name] == 1, f"completion {name} was accepted, in history {index.activities[name]} times")
+        attempt = index.attempts[name]
+        require(attempt == token.attempt, f"completion {name} of attempt {token.attempt} ended attempt {attempt}")
+
+    def _check_task(self, index: Index, name: str, detail: Any) -> None:
+        require(index.tasks[name] == 1, f"workflow task {name} was accepted, in history {index.tasks[name]} times")
+
+    def _check_cancel(self, index: Index, name: str, run_id: str) -> None:
+        require(index.cancels[run_id] == 1, f"cancel of {run_id} was accepted, in history {index.cancels[run_id]} times")
+
+    def _check_terminate(self, index: Index, name: str, run_id: str) -> None:
+        last = self.runs[run_id].events[-1]
+        reason = last.workflow_execution_terminated_event_attributes.reason
+        require(reason == name, f"termination {name} was accepted; the run ended otherwise: {reason!r}")
+
+
+class Index:
+    """What the histories hold, by what clients know it by."""
+
+    def __init__(self, runs: Any) -> None:
+        self.starts: Counter[str] = Counter()
+        self.started_run: dict[str, str] = {}
+        self.signals: Counter[str] = Counter()
+        self.accepted: Counter[str] = Counter()
+        self.completed: Counter[str] = Counter()
+        self.activities: Counter[str] = Counter()
+        self.attempts: dict[str, int] = {}
+        self.tasks: Counter[str] = Counter()
+        self.cancels: Counter[str] = Counter()
+        for run in runs:
+            attempts: dict[int, int] = {}
+            for event in run.events:
+                self._add(run, event, attempts)
+
+    def _add(self, run: RunHistory, event: HistoryEvent, attempts: dict[int, int]) -> None:
+        kind = event.event_type
+        if kind == E.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
+            started = event.workflow_execution_started_event_attributes
+            if started.identity and not started.continued_execution_run_id:
+                self.starts[started.identity] += 1
+                self.started_run[started.identity] = run.run_id
+        elif kind == E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+            self.signals[event.workflow_execution_signaled_event_attributes.signal_name] += 1
+        elif kind == E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
+            self.accepted[event.workflow_execution_update_accepted_event_attributes.protocol_instance_id] += 1
+        elif kind == E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED:
+            self.completed[event.workflow_execution_update_completed_event_attributes.meta.update_id] += 1
+        elif kind == E.EVENT_TYPE_ACTIVITY_TASK_STARTED:
+            activity = event.activity_task_started_event_attributes
+            attempts[activity.scheduled_event_id] = activity.attempt
+        elif kind == E.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
+            completed = event.activity_task_completed_event_attributes
+            self.activities[completed.identity] += 1
+            self.attempts[completed.identity] = attempts[completed.scheduled_event_id]
+        elif kind == E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
+            self.tasks[event.workflow_task_completed_event_attributes.identity] += 1
+        elif kind == E.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED:
+            self.cancels[run.run_id] += 1
+
+
+def key_of(correlation: Correlation) -> Key:
+    """The identity of a call."""
+    return (correlation.gateway, correlation.epoch, correlation.id)
+
+
+def time_ms(event: HistoryEvent) -> int:
+    """When it happened."""
+    return event.event_time.seconds * 1000 + event.event_time.nanos // 1_000_000
+
+
+def name_of(event: HistoryEvent) -> str:
+    """Its type in short."""
+    return E.Name(event.event_type).removeprefix("EVENT_TYPE_")
+
+
+def check_run(run: RunHistory) -> None:
+    """What holds of every history by itself: nothing ends twice, no timer fires early."""
+    require(run.closed, f"{run.workflow_id} {run.run_id} never closed: last event {name_of(run.events[-1])}")
+    timers: dict[int, int] = {}
+    pending: dict[str, set[int]] = {"activity": set(), "child": set(), "timer": set(), "external": set()}
+
+    def end(kind: str, started_event_id: int) -> None:
+        require(started_event_id in pending[kind], f"{run.run_id}: {kind} {started_event_id} ended twice")
+        pending[kind].discard(started_event_id)
+
+    for event in run.events:
+        attributes = getattr(event, event.WhichOneof("attributes"))
+        kind = event.event_type
+        if kind == E.EVENT_TYPE_TIMER_STARTED:
+            pending["timer"].add(event.event_id)
+            timeout = attributes.start_to_fire_timeout
+            timers[event.event_id] = time_ms(event) + timeout.seconds * 1000 + timeout.nanos // 1_000_000
+        elif kind == E.EVENT_TYPE_TIMER_FIRED:
+            end("timer", attributes.started_event_id)
+            early_ms = timers[attributes.started_event_id] - time_ms(event)
+            require(early_ms <= 0, f"{run.run_id}: timer {attributes.timer_id} fired {early_ms} ms early")
+        elif kind == E.EVENT_TYPE_TIMER_CANCELED:
+            end("timer", attributes.started_event_id)
+        elif kind == E.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+            pending["activity"].add(event.event_id)
+        elif kind in _ACTIVITY_ENDS:
+            end("activity", attributes.scheduled_event_id)
+        elif kind == E.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED:
+            pending["child"].add(event.event_id)
+        elif kind in _CHILD_ENDS:
+            end("child", attributes.initiated_event_id)
+        elif kind in _EXTERNAL_STARTS:
+            pending["external"].add(event.event_id)
+        elif kind in _EXTERNAL_ENDS:
+            end("external", attributes.initiated_event_id)
+
+
+def _numbers(names: str) -> set[int]:
+    return {E.Value(f"EVENT_TYPE_{name}") for name in names.split()}
+
+
+_ACTIVITY_ENDS = _numbers(
+    "ACTIVITY_TASK_COMPLETED ACTIVITY_TASK_FAILED ACTIVITY_TASK_TIMED_OUT ACTIVITY_TASK_CANCELED"
+)
+_CHILD_ENDS = _numbers(
+    "CHILD_WORKFLOW_EXECUTION_COMPLETED CHILD_WORKFLOW_EXECUTION_FAILED CHILD_WORKFLOW_EXECUTION_TIMED_OUT "
+    "CHILD_WORKFLOW_EXECUTION_CANCELED CHILD_WORKFLOW_EXECUTION_TERMINATED START_CHILD_WORKFLOW_EXECUTION_FAILED"
+)
+_EXTERNAL_STARTS = _numbers(
+    "SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED"
+)
+_EXTERNAL_ENDS = _numbers(
+    "SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED EXTERNAL_WORKFLOW_EXECUTION_SIGNALED "
+    "REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED"
+)

@@ -1,0 +1,254 @@
+"""One simulation: a log, owners, gateways, workers and clients, trouble for a while, then peace, then the verdict."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from typing import Any
+
+import msgspec
+
+from streams import avro, bodies, topology
+from streams.runtime.context import Context
+from streams.runtime.records import Correlation, Record, Reply
+from streams.runtime.tables import TableSpec
+from streams.topology import COMMANDS, HISTORY, TASKS, TIMERS
+from tests.simulation.checked import CheckedPartition, Violation, processor, watching_steps
+from tests.simulation.clients import Client
+from tests.simulation.faults import Faults
+from tests.simulation.gateways import Gateway
+from tests.simulation.judge import Judge, name_of, require
+from tests.simulation.log import PartitionLog
+from tests.simulation.owners import Seat
+from tests.simulation.programs import NAMESPACE
+from tests.simulation.scheduler import Scheduler
+from tests.simulation.workers import Worker
+from tests.support.memory import MemoryStore
+
+START_MS = 1_700_000_000_000
+RETENTION_MS = 3_600_000
+TROUBLE_MS = 12_000
+PEACE_MS = 900_000
+REST_MS = 60_000
+EVENTS = 120_000
+OPERATOR = "operator"
+
+COUNTS = {COMMANDS: 2, TASKS: 2, TIMERS: 2}
+
+
+class Reader:
+    """The processor that materialises histories, into the judge."""
+
+    name = "reader"
+    input_topic = HISTORY
+    tables: tuple[TableSpec, ...] = ()
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+
+    def fold(self, context: Context, record: Record) -> None:
+        """See Processor."""
+        try:
+            if isinstance(record.body, bodies.HistoryBatch):
+                self._judge.wrote(record.source, record.body)
+            else:
+                self._judge.deleted(record.body.run_id)
+        except Exception as error:
+            raise Violation(f"{type(error).__name__}: {error}") from error
+
+    def due(self, context: Context, key: str, payload: int) -> None:
+        """See Processor."""
+
+    def judged(self, context: Context, record: Record, reason: str) -> None:
+        """See Processor."""
+        raise Violation(reason)
+
+
+class World:
+    """Everything of one simulation, all of it drawn from one seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.judge = Judge()
+        self.faults = Faults(self.rng)
+        self.over = False
+        self._scheduler = Scheduler(self.rng, START_MS)
+        self.at = self._scheduler.at
+        self.logs: dict[str, PartitionLog] = {}
+        for topic in topology.TOPICS:
+            for number in range(self.partition_count(topic)):
+                log = PartitionLog(self, topic, number)
+                self.logs[log.name] = log
+        self.all_logs = list(self.logs.values())
+        self.seats = [Seat(self, log) for log in self.all_logs if log.topic in COUNTS]
+        self._read_histories()
+        self._configure()
+        for seat in self.seats:
+            seat.take()
+        leases = self.rng.random() < 0.5
+        self.gateways = [Gateway(self, f"gateway-{i}", leases) for i in range(2)]
+        self.workers = [Worker(self, f"worker-{i}", sticky=self.rng.random() < 0.5) for i in range(2)]
+        self.clients = [Client(self, f"w{i}") for i in range(self.rng.randint(1, 4))]
+
+    def _read_histories(self) -> None:
+        log = self.logs[f"{HISTORY}/0"]
+        store = MemoryStore()
+        self._reader = CheckedPartition(
+            Reader(self.judge), 0, store, store, self.partition_of, self.partition_count
+        )
+        self._reader.judge = Judge()
+
+        def read() -> None:
+            while self._reader.offset + 1 < log.end:
+                self._reader.step(log.read(self._reader.offset + 1))
+
+        log.on_growth.append(read)
+
+    def _configure(self) -> None:
+        """What every partition of commands has to know before the first call."""
+        config = bodies.NamespaceConfig(NAMESPACE, "id-of-ns", 1, RETENTION_MS)
+        for number in range(COUNTS[COMMANDS]):
+            record = Record(
+                COMMANDS,
+                number,
+                topology.REGISTRY_KEY,
+                bodies.NamespaceChanged(config),
+                source=OPERATOR,
+                origin_epoch=1,
+                origin_offset=1,
+            )
+            log = self.logs[record.channel]
+            log.append(None, [record])
+            log.replicate()
+
+    # What the parts use
+
+    @property
+    def now_ms(self) -> int:
+        """True time."""
+        return self._scheduler.now_ms
+
+    def partition_count(self, topic: str) -> int:
+        """How many partitions a topic has."""
+        return COUNTS.get(topic, 1)
+
+    def partition_of(self, topic: str, key: str) -> int:
+        """The partition of a topic that a key belongs to."""
+        return topology.partition_of(key, self.partition_count(topic))
+
+    def with_run_id(self, call: bodies.Call) -> bodies.Call:
+        """The call with an id for the run that it may open."""
+        run_id = str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
+        return msgspec.structs.replace(call, new_run_id=run_id)
+
+    def deliver(self, correlation: Correlation, reply: Reply) -> None:
+        """A reply is on its way to its gateway."""
+        self.judge.answered(correlation, reply)
+        if self.faults.on and self.rng.random() < self.faults.reply_loss:
+            return
+        for gateway in self.gateways:
+            if gateway.name == correlation.gateway:
+                self.at(self.rng.randint(0, 3), gateway.deliver, correlation, reply)
+
+    # The course of it
+
+    def run(self) -> None:
+        """Run it to its end. Raises Violation."""
+        with watching_steps():
+            self.faults.begin(self)
+            self._scheduler.run(lambda: False, TROUBLE_MS, EVENTS)
+            self._make_peace()
+            done = self._scheduler.run(self._all_done, PEACE_MS, EVENTS)
+            require(done, f"stuck: {self._what_is_left()}")
+            self.over = True
+            self._scheduler.run(lambda: False, REST_MS, EVENTS)
+            self.judge.conclude()
+            self._check_rest()
+            self._pass_retention()
+            self._refold()
+
+    def _make_peace(self) -> None:
+        """No more trouble, and everybody does his part: what is left undone now is stuck."""
+        self.faults.heal()
+        for log in self.all_logs:
+            log.skew_ms = 0
+        for worker in self.workers:
+            worker.fair = True
+
+    def _all_done(self) -> bool:
+        return not self.judge.open_runs and not any(client.busy for client in self.clients)
+
+    def _what_is_left(self) -> str:
+        runs = [
+            f"{run.workflow_id} {run.run_id} at {len(run.events)} {name_of(run.events[-1])}"
+            for run in self.judge.runs.values()
+            if not run.closed
+        ]
+        return "; ".join(runs) or f"clients wait: {[c.workflow_id for c in self.clients if c.busy]}"
+
+    def _check_rest(self) -> None:
+        """Nothing waits any more."""
+        for seat in self.seats:
+            partition = seat.owner.partition if seat.owner else None
+            require(partition is not None, f"{seat.log.name} has no owner")
+            assert partition is not None
+            require(partition.parked_count == 0, f"{seat.log.name}: records wait behind a gap")
+            require(partition.offset == seat.log.end - 1, f"{seat.log.name}: the tail was not folded")
+            if seat.log.topic == TASKS:
+                table = partition.tables["queues"]
+                for key in table.keys(""):
+                    tasks = table.peek(key).group("task")
+                    require(not tasks, f"tasks are left on {key}: {tasks}")
+        require(self._reader.parked_count == 0, "history/0: records wait behind a gap")
+        for gateway in self.gateways:
+            require(not gateway.waiting_calls, f"{gateway.name}: {gateway.waiting_calls} calls were never answered")
+
+    def _pass_retention(self) -> None:
+        """Time goes on until nothing of any run is left."""
+        self._scheduler.run(lambda: False, RETENTION_MS + REST_MS, EVENTS)
+        for run in self.judge.runs.values():
+            require(run.deleted, f"{run.workflow_id} {run.run_id} is still there after its retention")
+        for seat in self.seats:
+            if seat.log.topic == COMMANDS:
+                assert seat.owner is not None
+                for name in ("executions", "current"):
+                    left = seat.owner.partition.tables[name].keys("")
+                    require(not left, f"{name} still has {left}")
+
+    def _refold(self) -> None:
+        """Folding the whole log again gives the same emissions, rows and positions."""
+        for seat in self.seats:
+            owner = seat.owner
+            assert owner is not None
+            name = seat.log.name
+            store = MemoryStore()
+            partition = CheckedPartition(
+                processor(seat.log.topic, lambda record, name=name: (name, record.offset) in self.judge.verdicts),
+                seat.log.number,
+                store,
+                store,
+                self.partition_of,
+                self.partition_count,
+            )
+            partition.judge = self.judge
+            for record in seat.log.records[: owner.next]:
+                partition.step(record)
+            store.checkpoint(partition)
+            held = owner.store
+            held.checkpoint(owner.partition)
+            require(rows_of(store) == rows_of(held), f"{name}: a refold from the start has other rows")
+            require(
+                avro.encode(partition.position()) == avro.encode(owner.partition.position()),
+                f"{name}: a refold from the start has another position",
+            )
+
+
+def rows_of(store: MemoryStore) -> tuple[Any, Any]:
+    """A store's content, without what is empty."""
+    rows = {place: parts for place, parts in store.rows.items() if parts}
+    return rows, {name: dues for name, dues in store.dues.items() if dues}
+
+
+def simulate(seed: int) -> None:
+    """Run one simulation. Raises Violation, or whatever the engine raises."""
+    World(seed).run()
