@@ -17,7 +17,9 @@ class Engine(Protocol):
     def attach_gateway(self, name: str, on_reply: Callable[[int, Reply], None]) -> int:
         """Register the gateway `name`; `on_reply(call id, reply)` runs on the loop. Returns its epoch, in ms."""
 
-    def append(self, topic: str, key: str, body: msgspec.Struct, correlation: Correlation | None = None) -> None:
+    def append(
+        self, topic: str, key: str, body: msgspec.Struct, correlation: Correlation | None = None
+    ) -> None:
         """Append a record. Never blocks; the reply comes once what it rests on is durable."""
 
     async def flush(self) -> None:

@@ -13,7 +13,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -23,6 +22,7 @@ from streams.history_processor import HistoryProcessor
 from streams.matching_processor import MatchingProcessor
 from streams.record_types import BODY_TYPES
 from streams.runtime.codec import Codec
+from streams.runtime.committer import Committer
 from streams.runtime.database import Commit, Database, PartitionCheckpoint
 from streams.runtime.partition import DeadLetter, Partition
 from streams.runtime.records import Correlation, Record, Reply, Tick
@@ -39,6 +39,12 @@ CHECKPOINT_MS = 1_000
 
 PUMP_BUDGET_S = 0.005
 """How long records are folded before other tasks of the loop get their turn."""
+
+IDLE_COMMIT_S = 0.02
+"""How long records for which nobody waits may stay out of the log."""
+
+IDLE_BATCH = 256
+"""How many such records are committed without waiting any longer."""
 
 SAFETY_SPAN = 2_000
 """Records below the checkpoint that stay in the log, for inspection."""
@@ -91,7 +97,7 @@ class EmbeddedEngine:
             )
             for processor in (HistoryProcessor(), MatchingProcessor(), TimerProcessor())
         }
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._committer = Committer(self._database.commit)
         self._gateways: dict[str, tuple[int, Callable[[int, Reply], None]]] = {}
         self._inbox: deque[Record] = deque()
         self._queue: deque[Record] = deque()
@@ -100,7 +106,9 @@ class EmbeddedEngine:
         self._time_ms = 0
         self._batch: list[Record] = []
         self._replies: list[tuple[Correlation, Reply]] = []
-        self._committing: asyncio.Task[None] | None = None
+        self._committing = False
+        self._idle: asyncio.Future[None] | None = None
+        self._idle_handle: asyncio.TimerHandle | None = None
         self._checkpointed_ms = 0
         self._dirty = False
         self._checkpoint_wanted = False
@@ -157,13 +165,13 @@ class EmbeddedEngine:
             with contextlib.suppress(EngineFailedError):
                 await self.flush()
         self._running = False
-        for handle in (self._pump_handle, self._tick_handle):
+        for handle in (self._pump_handle, self._tick_handle, self._idle_handle):
             if handle is not None:
                 handle.cancel()
-        if self._committing is not None:
-            with contextlib.suppress(EngineFailedError):
-                await self._committing
-        self._thread.shutdown(wait=True)
+        if self._committing:
+            self._idle = self._loop.create_future()
+            await self._idle
+        self._committer.close()
         self._readers.close()
         self._database.close()
 
@@ -331,50 +339,75 @@ class EmbeddedEngine:
     # Committing
 
     def _commit_soon(self) -> None:
-        if self._committing is None and self._running and (self._batch or self._checkpoint_due()):
-            self._committing = self._loop.create_task(self._commit())
+        """Commit at once when somebody waits for it, else within a moment: polls alone are in no hurry."""
+        if self._committing or not self._running:
+            return
+        if self._replies or self._checkpoint_due() or len(self._batch) >= IDLE_BATCH:
+            self._commit()
+        elif self._batch and self._idle_handle is None:
+            self._idle_handle = self._loop.call_later(IDLE_COMMIT_S, self._commit_idle)
+
+    def _commit_idle(self) -> None:
+        self._idle_handle = None
+        if self._batch and not self._committing and self._running:
+            self._commit()
 
     def _checkpoint_due(self) -> bool:
         return self._checkpoint_wanted or (
             self._dirty and self._time_ms - self._checkpointed_ms >= CHECKPOINT_MS
         )
 
-    async def _commit(self) -> None:
+    def _commit(self) -> None:
+        """Hand everything folded so far to the commit thread."""
         try:
-            while self._running and (self._batch or self._checkpoint_due()):
-                await self._commit_once()
+            checkpoint = self._checkpoint_due()
+            if checkpoint:
+                # A checkpoint stands for its emissions too: they have to be in the log with it.
+                while self._queue:
+                    self._append(self._queue.popleft())
+            batch, self._batch = self._batch, []
+            replies, self._replies = self._replies, []
+            commit = Commit()
+            if batch:
+                commit.first, commit.last = batch[0].offset, batch[-1].offset
+                commit.records = self._codec.encode_batch(batch)
+            if checkpoint:
+                self._freeze(commit)
         except Exception as error:
             self._fail(error)
-        finally:
-            self._committing = None
-
-    async def _commit_once(self) -> None:
-        checkpoint = self._checkpoint_due()
-        if checkpoint:
-            # A checkpoint stands for its emissions too: they have to be in the log with it.
-            while self._queue:
-                self._append(self._queue.popleft())
-        batch, self._batch = self._batch, []
-        replies, self._replies = self._replies, []
+            return
         offset = self._offset
-        commit = Commit()
-        if batch:
-            commit.first, commit.last = batch[0].offset, batch[-1].offset
-            commit.records = self._codec.encode_batch(batch)
-        if checkpoint:
-            self._freeze(commit)
-        await self._loop.run_in_executor(self._thread, self._database.commit, commit)
-        self._durable = offset
-        if checkpoint:
-            self._checkpointed = offset
-            for partition in self.partitions.values():
-                partition.due.written()
-                for table in partition.tables.values():
-                    table.written()
-            for sink in self._all_sinks:
-                sink.written()
-            self._release_flushes()
-        self._send(replies)
+        self._committing = True
+        self._committer.submit(commit, lambda error: self._committed(error, offset, checkpoint, replies))
+
+    def _committed(
+        self,
+        error: BaseException | None,
+        offset: int,
+        checkpoint: bool,
+        replies: list[tuple[Correlation, Reply]],
+    ) -> None:
+        self._committing = False
+        if error is not None:
+            self._fail(error)
+        else:
+            self._durable = offset
+            if checkpoint:
+                self._checkpoint_written(offset)
+            self._send(replies)
+            self._commit_soon()
+        if self._idle is not None and not self._committing and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _checkpoint_written(self, offset: int) -> None:
+        self._checkpointed = offset
+        for partition in self.partitions.values():
+            partition.due.written()
+            for table in partition.tables.values():
+                table.written()
+        for sink in self._all_sinks:
+            sink.written()
+        self._release_flushes()
 
     def _freeze(self, commit: Commit) -> None:
         self._checkpoint_wanted = False

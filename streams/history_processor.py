@@ -13,7 +13,7 @@ from streams.history import handlers, state
 from streams.history.errors import BadCommand, Rejected
 from streams.history.finish import finish
 from streams.history.namespaces import RegistryView, fold_registry
-from streams.history.step import CURRENT, EXECUTIONS, REGISTRY_TABLE, Step
+from streams.history.step import CURRENT, EXECUTIONS, REGISTRY_TABLE, REQUEST, Step
 from streams.runtime.context import Context
 from streams.runtime.records import Record, Reply
 from streams.runtime.tables import TableSpec
@@ -30,7 +30,7 @@ class HistoryProcessor:
     input_topic = COMMANDS
     tables: Sequence[TableSpec] = (
         TableSpec(EXECUTIONS, state.KINDS),
-        TableSpec(CURRENT, {CURRENT: state.Current}),
+        TableSpec(CURRENT, {CURRENT: state.Current, REQUEST: state.AttachedRequest}),
         TableSpec(REGISTRY_TABLE, {"namespace": bodies.NamespaceConfig, "limits": bodies.LimitsChanged}),
     )
 

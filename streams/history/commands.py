@@ -49,21 +49,28 @@ _CLOSING = frozenset(
     )
 )
 
+_NEXUS = (
+    CommandType.COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION,
+    CommandType.COMMAND_TYPE_REQUEST_CANCEL_NEXUS_OPERATION,
+)
+"""Commands of a feature that is not offered: like a server where it is turned off."""
+
 
 class Commands:
     """The commands of one completed task while they are carried out.
 
     `completed_event_id` is that of the WorkflowTaskCompleted event that they follow. Handlers may set
-    `needs_task` to have a further task scheduled, add to `eager_activities`, and leave in `after` what is to be
-    done once all commands are carried out, if the run is still open then.
+    `needs_task` to have a further task scheduled, add to `eager_activities`, and leave in `after` what is to
+    be done once all commands are carried out, if the run is still open then.
     """
 
-    def __init__(self, run: Run, request: RespondWorkflowTaskCompletedRequest, completed_event_id: int) -> None:
+    def __init__(
+        self, run: Run, request: RespondWorkflowTaskCompletedRequest, completed_event_id: int
+    ) -> None:
         self.run = run
         self.step = run.step
         self.request = request
         self.completed_event_id = completed_event_id
-        self.had_buffered = run.has_buffered
         self.needs_task = False
         self.eager_activities: list[PollActivityTaskQueueResponse] = []
         self.after: list[Callable[[], None]] = []
@@ -81,11 +88,12 @@ class Commands:
         """Handle every command in order, then the messages that no command named. Raises BadCommand."""
         _check_sequence(self.request)
         for command in self.request.commands:
-            entry = COMMANDS.get(command.command_type)
-            if entry is None:
-                raise _unknown(command)
+            if command.command_type in _NEXUS:
+                raise BadCommand(
+                    CAUSE.WORKFLOW_TASK_FAILED_CAUSE_FEATURE_DISABLED, "Nexus operations disabled"
+                )
             self.command = command
-            field, handler = entry
+            field, handler = COMMANDS[command.command_type]
             if command.command_type in _CLOSING:
                 self._may_close()
             handler(self, getattr(command, field))
@@ -112,7 +120,7 @@ class Commands:
             )
 
     def check_size(self, size_bytes: int, cause: WorkflowTaskFailedCause.ValueType, message: str) -> None:
-        """Refuse payloads over the blob limit: the task fails and the workflow is terminated, as they cannot shrink.
+        """Refuse payloads over the blob limit. The workflow is terminated, as they cannot shrink.
 
         Raises BadCommand.
         """
@@ -125,37 +133,47 @@ class Commands:
 
     def _may_close(self) -> None:
         """A workflow may not close over events it has not seen."""
-        if self.had_buffered:
+        if self.run.has_buffered:
             raise BadCommand(CAUSE.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND, "")
 
 
 def _check_sequence(request: RespondWorkflowTaskCompletedRequest) -> None:
-    closing_seen = False
-    for command in request.commands:
-        if closing_seen:
-            kind = CommandType.Name(command.command_type).removeprefix("COMMAND_TYPE_")
-            raise errors.invalid(f"invalid command sequence: {kind} after a command that closes the workflow")
-        closing_seen = command.command_type in _CLOSING
+    """Refuse what is no command, and commands after one that closes the workflow. Raises Rejected."""
+    for position, command in enumerate(request.commands):
+        if command.command_type not in COMMANDS and command.command_type not in _NEXUS:
+            raise errors.invalid(f"unknown command type: {_name(command)}")
+        if command.command_type in _CLOSING and position + 1 < len(request.commands):
+            names = ", ".join(map(_name, request.commands))
+            raise errors.invalid(
+                f"invalid command sequence: [{names}], command {_name(command)} must be the last command."
+            )
 
 
-def _unknown(command: Command) -> Exception:
-    name = CommandType.Name(command.command_type) if command.command_type in CommandType.values() else ""
-    if name in ("COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION", "COMMAND_TYPE_REQUEST_CANCEL_NEXUS_OPERATION"):
-        return BadCommand(CAUSE.WORKFLOW_TASK_FAILED_CAUSE_FEATURE_DISABLED, "Nexus operations disabled")
-    return errors.invalid(f"Unknown command type: {name.removeprefix('COMMAND_TYPE_') or command.command_type}")
+def _name(command: Command) -> str:
+    """The type of a command as the real server writes it."""
+    if command.command_type not in CommandType.values():
+        return str(int(command.command_type))
+    name = CommandType.Name(command.command_type).removeprefix("COMMAND_TYPE_")
+    return "".join(part.capitalize() for part in name.split("_"))
 
 
-def started_task(step: Step, token_bytes: bytes) -> tuple[Run, WorkflowTask]:
-    """The run and the running task that a worker answers for. Raises Rejected."""
+def started_task(
+    step: Step, token_bytes: bytes, when_closed: str = "Workflow task not found."
+) -> tuple[Run, WorkflowTask]:
+    """The run and the running task that a worker answers for; `when_closed` says why a closed run has none.
+
+    Raises Rejected.
+    """
     try:
         token = TaskToken.decode(token_bytes)
     except DecodeError as error:
         raise errors.invalid("Failed to deserialize task token.") from error
     run = find_run(step, token.run_id)
+    if not run.is_open:
+        raise errors.not_found(when_closed)
     task = run.task
     if (
-        not run.is_open
-        or task is None
+        task is None
         or not task.started_event_id
         or task.stamp != token.stamp
         or task.attempt != token.attempt
@@ -171,7 +189,8 @@ def respond_completed(step: Step, call: bodies.Call) -> None:
     request = RespondWorkflowTaskCompletedRequest.FromString(call.request)
     run, task = started_task(step, request.task_token)
     heartbeat = request.force_create_new_workflow_task and not request.commands and not request.messages
-    if heartbeat and step.now_ms > task.original_scheduled_ms + step.limits.workflow_task_heartbeat_timeout_ms:
+    heartbeats_until_ms = task.original_scheduled_ms + step.limits.workflow_task_heartbeat_timeout_ms
+    if heartbeat and step.now_ms > heartbeats_until_ms:
         workflow_tasks.time_out(run)
         step.reply_error(errors.not_found("workflow task heartbeat timeout"))
         return
@@ -190,7 +209,9 @@ def respond_completed(step: Step, call: bodies.Call) -> None:
     _respond(commands)
 
 
-def _complete_without_trace(run: Run, task: WorkflowTask, request: RespondWorkflowTaskCompletedRequest) -> None:
+def _complete_without_trace(
+    run: Run, task: WorkflowTask, request: RespondWorkflowTaskCompletedRequest
+) -> None:
     """A speculative task whose updates were all rejected leaves nothing in the history."""
     workflow_tasks.forget(run)
     _set_sticky(run, request)
@@ -269,7 +290,7 @@ def fail_for_bad_command(step: Step, call: bodies.Call, error: BadCommand) -> No
 def respond_failed(step: Step, call: bodies.Call) -> None:
     """The worker could not process its task."""
     request = RespondWorkflowTaskFailedRequest.FromString(call.request)
-    run, _ = started_task(step, request.task_token)
+    run, _ = started_task(step, request.task_token, errors.COMPLETED)
     failure = request.failure if request.HasField("failure") else None
     workflow_tasks.fail(
         run, request.cause, failure, request.identity, binary_checksum=request.binary_checksum

@@ -14,13 +14,12 @@ from streams.history.calls import handles_call
 from streams.history.evolve import applies_fact, emits_fact
 from streams.history.lookup import find_run
 from streams.history.run import Run
-from streams.history.step import CURRENT, Step, current_key
+from streams.history.step import CURRENT, REQUEST, Step, current_key
 from streams.runtime.records import Correlation
 from streams.topology import HISTORY, TIMERS, workflow_key
 
 REASON = "Delete workflow execution"
 IDENTITY = "history-service"
-REQUEST = "request"
 
 
 class Removed(msgspec.Struct, frozen=True):

@@ -1,6 +1,7 @@
-"""Calls that start workflows: start, signal-with-start, update-with-start; and what an existing run means to them.
+"""Calls that start workflows: start, signal-with-start; and what an existing run means to them.
 
-Behaviour: the real server's startworkflow, signalwithstartworkflow and workflow id policies (service/history/api).
+Behaviour: startworkflow, signalwithstartworkflow and workflow id policies of the real server
+(service/history/api).
 """
 
 from __future__ import annotations
@@ -31,17 +32,21 @@ from streams.history.calls import handles_call
 from streams.history.evolve import applies
 from streams.history.opening import Opening, begin_delayed, open_run
 from streams.history.run import Run
-from streams.history.step import CURRENT, Step, current_key
-from streams.history.values import to_duration
+from streams.history.step import CURRENT, REQUEST, Step, current_key
+from streams.history.values import copy_fields, to_duration
 
 REUSE = WorkflowIdReusePolicy
 CONFLICT = WorkflowIdConflictPolicy
 STATUS = WorkflowExecutionStatus
-REQUEST = "request"
 
 StartRequest = StartWorkflowExecutionRequest | SignalWithStartWorkflowExecutionRequest
 
-_SUCCEEDED = frozenset((STATUS.WORKFLOW_EXECUTION_STATUS_COMPLETED, STATUS.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW))
+_FIRST_STARTED = 3
+"""The id of the event that tells of the first workflow task's start, when nothing came before it."""
+
+_SUCCEEDED = frozenset(
+    (STATUS.WORKFLOW_EXECUTION_STATUS_COMPLETED, STATUS.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW)
+)
 
 
 _COPIED = (
@@ -69,7 +74,10 @@ def policies(request: StartRequest, default: CONFLICT.ValueType) -> tuple[int, i
     reuse = request.workflow_id_reuse_policy or REUSE.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE
     conflict = request.workflow_id_conflict_policy or default
     if reuse == REUSE.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING:
-        return REUSE.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, CONFLICT.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING
+        return (
+            REUSE.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
+            CONFLICT.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING,
+        )
     return reuse, conflict
 
 
@@ -123,10 +131,9 @@ def _resolve_running(step: Step, current: state.Current, conflict: int, new_run_
 
 
 def _already(step: Step, current: state.Current, what: str, how: str, policy: str) -> errors.Rejected:
+    ids = f"WorkflowId: {step.workflow_id}, RunId: {current.run_id}."
     return errors.already_started(
-        f"Workflow execution already {what}{how}. WorkflowId: {step.workflow_id}, RunId: {current.run_id}.{policy}",
-        current.request_id,
-        current.run_id,
+        f"Workflow execution already {what}{how}. {ids}{policy}", current.request_id, current.run_id
     )
 
 
@@ -139,10 +146,10 @@ def start_attributes(step: Step, request: StartRequest) -> WorkflowExecutionStar
         cron_schedule=request.cron_schedule,
         attempt=1,
     )
-    for field in _COPIED:
-        if request.HasField(field):
-            getattr(attributes, field).CopyFrom(getattr(request, field))
+    copy_fields(request, attributes, *_COPIED)
     attributes.workflow_task_timeout.CopyFrom(request.workflow_task_timeout)
+    if isinstance(request, StartWorkflowExecutionRequest):
+        copy_fields(request, attributes, "continued_failure", "last_completion_result")
     try:
         backoff_ms = cron.first_backoff_ms(request, step.now_ms)
     except cron.InvalidScheduleError:
@@ -173,18 +180,17 @@ def open_from_request(
     )
 
 
-def started_response(step: Step, run_id: str, *, started: bool, status: int, request_id: str = "") -> (
-    StartWorkflowExecutionResponse
-):
-    """The answer to a start. `request_id`, when given, is what the response's link refers to."""
+def started_response(
+    step: Step, run_id: str, *, started: bool, status: int
+) -> StartWorkflowExecutionResponse:
+    """The answer to a start. Its link is to the run's first event, also when a request was attached to a run.
+
+    The real server refers to the attached request only with history.enableRequestIdRefLinks, off by default.
+    """
     response = StartWorkflowExecutionResponse(run_id=run_id, started=started, status=status)  # type: ignore[arg-type]
     event = Link.WorkflowEvent(namespace=step.namespace, workflow_id=step.workflow_id, run_id=run_id)
-    if request_id:
-        event.request_id_ref.request_id = request_id
-        event.request_id_ref.event_type = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED
-    else:
-        event.event_ref.event_id = 1
-        event.event_ref.event_type = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
+    event.event_ref.event_id = 1
+    event.event_ref.event_type = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
     response.link.workflow_event.CopyFrom(event)
     return response
 
@@ -199,9 +205,7 @@ def retried(step: Step, request_id: str) -> StartWorkflowExecutionResponse | Non
     table = step.context.table(CURRENT).entity(current_key(step.namespace, step.workflow_id))
     attached: state.AttachedRequest | None = table.get(REQUEST, request_id)
     if attached is not None and attached.run_id == current.run_id:
-        return started_response(
-            step, current.run_id, started=False, status=current.status, request_id=request_id
-        )
+        return started_response(step, current.run_id, started=False, status=current.status)
     return None
 
 
@@ -210,9 +214,15 @@ def start_workflow(step: Step, call: bodies.Call) -> None:
     """Start a workflow, or answer with the run that the policies say."""
     request = StartWorkflowExecutionRequest.FromString(call.request)
     response, run = start(step, request, call.new_run_id)
-    if run is not None and request.request_eager_execution and run.task is None and not run.core.first_task_due_ms:
-        _start_eagerly(run, request, response)
-        return
+    if request.request_eager_execution:
+        if run is None:
+            run = step.run(response.run_id)
+        elif run.task is None and not run.core.first_task_due_ms:
+            workflow_tasks.schedule(run, dispatch=False)
+            workflow_tasks.start(run, request_id=request.request_id, identity=request.identity)
+        if _starter_has_task(run, request):
+            _hand_over(run, response)
+            return
     step.reply(response)
 
 
@@ -237,12 +247,11 @@ def start(
 def _use_existing(
     step: Step, request: StartWorkflowExecutionRequest, current: state.Current
 ) -> StartWorkflowExecutionResponse:
-    attached = ""
     if request.HasField("on_conflict_options"):
         options = request.on_conflict_options
         run = step.run(current.run_id)
         attributes = WorkflowExecutionOptionsUpdatedEventAttributes()
-        extra: dict[str, object] = {}
+        extra: dict[str, object] = {"worker_may_ignore": True}
         if options.attach_request_id:
             attached = request.request_id
             attributes.attached_request_id = attached
@@ -254,7 +263,7 @@ def _use_existing(
             extra["links"] = request.links
         run.record(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED, attributes, **extra)
     return started_response(
-        step, current.run_id, started=False, status=STATUS.WORKFLOW_EXECUTION_STATUS_RUNNING, request_id=attached
+        step, current.run_id, started=False, status=STATUS.WORKFLOW_EXECUTION_STATUS_RUNNING
     )
 
 
@@ -265,10 +274,15 @@ def _options_updated(run: Run, event: HistoryEvent) -> None:
         run.put(state.ATTACHED, attached, state.Signaled(event.event_id))
 
 
-def _start_eagerly(run: Run, request: StartWorkflowExecutionRequest, response: StartWorkflowExecutionResponse) -> None:
-    """Hand the first workflow task to the starter, who runs a worker too."""
-    workflow_tasks.schedule(run, dispatch=False)
-    workflow_tasks.start(run, request_id=request.request_id, identity=request.identity)
+def _starter_has_task(run: Run, request: StartWorkflowExecutionRequest) -> bool:
+    """Whether the first workflow task was started for this request, also when its answer got lost."""
+    task = run.task
+    started = task is not None and task.started_event_id == _FIRST_STARTED
+    return started and task.request_id == request.request_id
+
+
+def _hand_over(run: Run, response: StartWorkflowExecutionResponse) -> None:
+    """Answer with the first workflow task: the starter runs a worker too."""
     nested, first, last = responses.workflow_task(run, sticky=False)
     response.eager_workflow_task.CopyFrom(nested)
     responses.reply_with_events(run, "started", response, first, last)

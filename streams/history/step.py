@@ -19,6 +19,7 @@ from streams.runtime.records import Correlation, Reply
 
 EXECUTIONS = "executions"
 CURRENT = "current"
+REQUEST = "request"
 REGISTRY_TABLE = "registry"
 
 SEPARATOR = "\x1f"

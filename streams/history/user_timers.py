@@ -11,49 +11,47 @@ from temporalio.api.history.v1 import (
     TimerStartedEventAttributes,
 )
 
-from streams.history import state, workflow_tasks
+from streams.history import command_checks, state, workflow_tasks
 from streams.history.calls import handles_command
 from streams.history.commands import Commands
 from streams.history.errors import BadCommand
 from streams.history.evolve import applies
 from streams.history.run import Run
-from streams.history.values import duration_ms, timestamp_ms
+from streams.history.values import copy_fields, duration_ms, timestamp_ms
 
 CAUSE = WorkflowTaskFailedCause
+BAD_START = CAUSE.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_TIMER_ATTRIBUTES
+BAD_CANCEL = CAUSE.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_TIMER_ATTRIBUTES
 
 
 @handles_command(CommandType.COMMAND_TYPE_START_TIMER, "start_timer_command_attributes")
 def start_timer(commands: Commands, attributes: StartTimerCommandAttributes) -> None:
     """Start a timer. Ids are unique among the pending ones."""
+    commands.require_attributes("StartTimer", BAD_START)
     timer_id = attributes.timer_id
-    if not timer_id:
+    _check_id(commands, timer_id, BAD_START, "StartTimerCommand")
+    if wrong := command_checks.cap_duration(attributes.start_to_fire_timeout):
         raise BadCommand(
-            CAUSE.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_TIMER_ATTRIBUTES, "TimerId is not set on StartTimerCommand."
-        )
-    commands.check_id(
-        timer_id, CAUSE.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_TIMER_ATTRIBUTES, "TimerId on StartTimerCommand"
-    )
-    timeout = attributes.start_to_fire_timeout
-    if timeout.seconds < 0 or timeout.nanos < 0:
-        raise BadCommand(
-            CAUSE.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_TIMER_ATTRIBUTES,
-            f"An invalid StartToFireTimeout is set on StartTimerCommand: TimerId={timer_id}",
+            BAD_START,
+            f"An invalid StartToFireTimeout is set on StartTimerCommand: {wrong}. TimerId={timer_id}",
         )
     run = commands.run
     if run.entity.get(state.TIMER, timer_id) is not None:
         raise BadCommand(
             CAUSE.WORKFLOW_TASK_FAILED_CAUSE_START_TIMER_DUPLICATE_ID,
-            f"StartTimerCommand: TimerId={timer_id} is already in use",
+            f"invalid history builder state for action: add-timer-started-event, TimerID: {timer_id}",
         )
-    run.record(
-        EventType.EVENT_TYPE_TIMER_STARTED,
-        TimerStartedEventAttributes(
-            timer_id=timer_id,
-            start_to_fire_timeout=timeout,
-            workflow_task_completed_event_id=commands.completed_event_id,
-        ),
-        **commands.event_extra,
+    event = TimerStartedEventAttributes(
+        timer_id=timer_id, workflow_task_completed_event_id=commands.completed_event_id
     )
+    copy_fields(attributes, event, "start_to_fire_timeout")
+    run.record(EventType.EVENT_TYPE_TIMER_STARTED, event, **commands.event_extra)
+
+
+def _check_id(commands: Commands, timer_id: str, bad: CAUSE.ValueType, name: str) -> None:
+    if not timer_id:
+        raise BadCommand(bad, f"TimerId is not set on {name}.")
+    commands.check_id(timer_id, bad, f"TimerId on {name}")
 
 
 @applies(EventType.EVENT_TYPE_TIMER_STARTED)
@@ -66,16 +64,17 @@ def _started(run: Run, event: HistoryEvent) -> None:
 @handles_command(CommandType.COMMAND_TYPE_CANCEL_TIMER, "cancel_timer_command_attributes")
 def cancel_timer(commands: Commands, attributes: CancelTimerCommandAttributes) -> None:
     """Cancel a pending timer, also one whose firing waits in the buffer unseen."""
+    commands.require_attributes("CancelTimer", BAD_CANCEL)
     timer_id = attributes.timer_id
-    bad = CAUSE.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_TIMER_ATTRIBUTES
-    if not timer_id:
-        raise BadCommand(bad, "TimerId is not set on CancelTimerCommand.")
-    commands.check_id(timer_id, bad, "TimerId on CancelTimerCommand")
+    _check_id(commands, timer_id, BAD_CANCEL, "CancelTimerCommand")
     run = commands.run
     timer = run.entity.get(state.TIMER, timer_id)
     started_event_id = timer.started_event_id if timer is not None else _take_buffered_fire(run, timer_id)
     if not started_event_id:
-        raise BadCommand(bad, f"CancelTimerCommand: TimerId={timer_id} is not known")
+        raise BadCommand(
+            BAD_CANCEL,
+            f"invalid history builder state for action: add-timer-canceled-event, TimerID: {timer_id}",
+        )
     run.record(
         EventType.EVENT_TYPE_TIMER_CANCELED,
         TimerCanceledEventAttributes(

@@ -36,7 +36,8 @@ def backoff_ms(policy: RetryPolicy, attempt: int) -> int:
         interval *= coefficient
         if interval >= maximum_ms or coefficient == 1:
             break
-    return int(min(interval, maximum_ms))
+    whole_ms = interval.numerator // interval.denominator
+    return min(whole_ms, maximum_ms)
 
 
 def copy_fields(source: Message, target: Message, *fields: str) -> None:

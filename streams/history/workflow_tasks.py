@@ -38,6 +38,12 @@ SPECULATIVE_SCHEDULE_TO_START_MS = 5_000
 
 EVENT = EventType
 
+_NEW_FROM = (
+    WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW,
+    WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_FAILOVER_CLOSE_COMMAND,
+)
+"""Causes that are no fault of the task: the one that follows is a first attempt."""
+
 
 def timeout_of_attempt_ms(run: Run, attempt: int) -> int:
     """Start-to-close of an attempt: the run's own, plus the backoff of a task that keeps failing."""
@@ -336,7 +342,9 @@ def fail(
     task = run.task
     assert task is not None
     _end_badly(run)
-    if cause == WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND:
+    if cause in _NEW_FROM and run.core.task_attempt != 1:
+        run.change_core(task_attempt=1)
+    elif cause == WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND:
         run.change_core(close_attempted=True)
     if task.kind == TRANSIENT:
         return None

@@ -91,9 +91,17 @@ class Context:
 class Processor(Protocol):
     """The pure code of a partition: no clock, no random, no I/O (design rule 1)."""
 
-    name: str
-    input_topic: str
-    tables: Sequence[TableSpec]
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def input_topic(self) -> str:
+        """The topic it folds."""
+
+    @property
+    def tables(self) -> Sequence[TableSpec]:
+        """Its tables."""
 
     def fold(self, context: Context, record: Record) -> None:
         """Apply one record."""

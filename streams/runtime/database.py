@@ -166,7 +166,7 @@ class Database:
     def last_offset(self) -> int:
         """The highest offset in the log, -1 when it is empty."""
         rows = self._query("SELECT max(last) FROM log")
-        return -1 if rows[0][0] is None else int(rows[0][0])  # type: ignore[call-overload, no-any-return]
+        return -1 if rows[0][0] is None else int(rows[0][0])  # type: ignore[call-overload]
 
     # Writing, on one thread at a time
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import msgspec
 
@@ -175,7 +176,7 @@ class Partition:
             if not taken:
                 return
             key, _, payload = taken[0]
-            self._guarded(record, outcome, lambda k=key, p=payload: self.processor.due(self._context, k, p), key)
+            self._guarded(record, outcome, partial(self.processor.due, self._context, key, payload), key)
 
     def _is_next(self, record: Record) -> bool:
         """Whether the record is the next of its source; duplicates are dropped, records behind a gap parked."""
