@@ -68,7 +68,7 @@ def complete_retry_policy(policy: RetryPolicy) -> str:
     if not nanoseconds(policy.initial_interval):
         policy.initial_interval.seconds, policy.initial_interval.nanos = 1, 0
     if not nanoseconds(policy.maximum_interval):
-        total = 100 * nanoseconds(policy.initial_interval)
+        total = min(max(0, 100 * nanoseconds(policy.initial_interval)), MAX_DURATION_S * 1_000_000_000)
         policy.maximum_interval.seconds, policy.maximum_interval.nanos = divmod(total, 1_000_000_000)
     if policy.backoff_coefficient == 0:
         policy.backoff_coefficient = 2.0

@@ -15,12 +15,12 @@ MAX_MS = 2**53
 
 def duration_ms(duration: Duration) -> int:
     """A protobuf duration in ms, rounded down; 0 when unset."""
-    return min(duration.seconds * 1000 + duration.nanos // 1_000_000, MAX_MS)
+    return max(-MAX_MS, min(duration.seconds * 1000 + duration.nanos // 1_000_000, MAX_MS))
 
 
 def timestamp_ms(timestamp: Timestamp) -> int:
     """A protobuf timestamp in ms since 1970, rounded down; 0 when unset."""
-    return min(timestamp.seconds * 1000 + timestamp.nanos // 1_000_000, MAX_MS)
+    return max(-MAX_MS, min(timestamp.seconds * 1000 + timestamp.nanos // 1_000_000, MAX_MS))
 
 
 def backoff_ms(policy: RetryPolicy, attempt: int) -> int:
