@@ -30,7 +30,11 @@ _HISTORY_FIELD: Final = 1  # of GetWorkflowExecutionHistory(Reverse)Response
 _TOKEN_FIELD: Final = 3
 _TASK_HISTORY_FIELD: Final = 8  # of PollWorkflowTaskQueueResponse
 _TASK_TOKEN_FIELD: Final = 9
-_TASK_FIELD: Final = 1  # of RespondWorkflowTaskCompletedResponse
+_NESTED_TASK_FIELD: Final = {
+    "completed": 1,  # of RespondWorkflowTaskCompletedResponse
+    "started": 2,  # of StartWorkflowExecutionResponse
+}
+"""The field that holds the workflow task, by kind of reply; polls are answered with the task itself."""
 _NO_EVENTS: Final = splice.history(_HISTORY_FIELD, ())
 
 Page = TypeVar("Page", HistoryPage, ReversePage)
@@ -149,8 +153,9 @@ class Histories:
             token = splice.field(_TASK_TOKEN_FIELD, page_tokens.encode(page))
         # Before the body, which may bring further events that are not in the history yet.
         attached = splice.history(_TASK_HISTORY_FIELD, events) + token
-        if reply.kind == "completed":
-            attached = splice.field(_TASK_FIELD, attached)
+        nested = _NESTED_TASK_FIELD.get(reply.kind)
+        if nested is not None:
+            attached = splice.field(nested, attached)
         return attached + (_without_events(reply) if token else reply.body)
 
     def _size(self, asked: int) -> int:
@@ -220,6 +225,8 @@ def _without_events(reply: Reply) -> bytes:
         completed = RespondWorkflowTaskCompletedResponse.FromString(reply.body)
         completed.workflow_task.ClearField("history")
         return completed.SerializeToString()
+    if reply.kind == "started":
+        return reply.body  # a task that is in the history brings no events
     task = PollWorkflowTaskQueueResponse.FromString(reply.body)
     task.ClearField("history")
     return task.SerializeToString()

@@ -29,9 +29,10 @@ from temporalio.api.workflowservice.v1 import (
 from gateway import errors, page_tokens
 from gateway.backend import ALL, CALL_TIMEOUT_S, Backend, Context
 from gateway.page_tokens import ListPage
-from gateway.validation import cap_duration, too_long
+from gateway.validation import too_long
 from streams.bodies import NamespaceCall, NamespaceConfig
 from streams.history import namespace_views
+from streams.history.command_checks import cap_duration
 from streams.history.step import SEPARATOR
 from streams.stores.search_attributes import PREDEFINED_ATTRIBUTES, SYSTEM_ATTRIBUTES
 from streams.topology import COMMANDS, REGISTRY_KEY

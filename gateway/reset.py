@@ -46,9 +46,7 @@ class Resets:
         check_request_id(request.request_id, backend.limits)
         check_execution(execution, request.HasField("workflow_execution"))
         if request.reset_reapply_type not in ResetReapplyType.values():
-            raise errors.ApiError(
-                errors.INTERNAL, f"unknown reset reapply type: {request.reset_reapply_type}"
-            )
+            raise errors.invalid(f"unknown reset reapply type: {request.reset_reapply_type}")
         if request.post_reset_operations:
             raise errors.unimplemented("post reset operations are not supported")
         reply = await backend.call(

@@ -74,7 +74,7 @@ class Gateway:
         self._polls = Polls(backend, histories, metrics)
         self._cluster = Cluster(backend)
         self._handlers = Handlers(
-            workflows=WorkflowCalls(backend),
+            workflows=WorkflowCalls(backend, histories),
             updates=Updates(backend),
             histories=histories,
             polls=self._polls,

@@ -14,7 +14,6 @@ from temporalio.api.workflowservice.v1 import (
 
 from gateway import errors
 from gateway.validation import (
-    cap_duration,
     check_blob,
     check_durations,
     check_links,
@@ -27,6 +26,7 @@ from gateway.validation import (
 )
 from streams import attribute_values
 from streams.bodies import NamespaceConfig
+from streams.history.command_checks import cap_duration
 from streams.limits import Limits
 
 Start = StartWorkflowExecutionRequest

@@ -33,6 +33,7 @@ from gateway.validation import (
 )
 from streams.avro import DecodeError
 from streams.bodies import ACTIVITY_TASK, QUERY_TASK, WORKFLOW_TASK
+from streams.history.command_checks import cap_duration
 from streams.task_token import TaskToken
 
 Failed = RespondActivityTaskFailedRequest
@@ -71,6 +72,12 @@ class TaskCalls:
         token = self._token(request, WORKFLOW_TASK)
         check_identity(request.identity, self._backend.limits)
         check_versioning(request.worker_version_stamp, self._backend.limits)
+        sticky_timeout = request.sticky_attributes.schedule_to_start_timeout
+        asked_s = sticky_timeout.seconds
+        if wrong := cap_duration(sticky_timeout):
+            raise errors.invalid(f"An invalid sticky timeout is set on request. cause: {wrong}")
+        if sticky_timeout.seconds != asked_s:
+            data = request.SerializeToString()
         if request.intermediate_page:
             raise errors.unimplemented("Paginated completion of workflow tasks is not supported.")
         reply = await self._backend.call(

@@ -9,28 +9,18 @@ import uuid
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from temporalio.api.common.v1 import Link, Priority, RetryPolicy, WorkflowExecution
-from temporalio.api.enums.v1 import EventType, TaskQueueKind, TimeoutType
+from temporalio.api.enums.v1 import EventType, TaskQueueKind
 from temporalio.api.taskqueue.v1 import TaskQueue
 
 from gateway import errors
+from streams.history.command_checks import cap_duration, complete_retry_policy
 from streams.history.step import SEPARATOR
 from streams.limits import Limits
 
 RESERVED_QUEUE_PREFIX: Final = "/_sys/"
-MAX_DURATION_S: Final = 100 * 365 * 24 * 3600
 FAIRNESS_KEY_BYTES: Final = 64
-_TIMEOUT_ERROR_PREFIX: Final = "TemporalTimeout:"
-_TIMEOUT_TYPES: Final = frozenset(
-    part
-    for name in TimeoutType.keys()[1:]
-    for part in (
-        name,
-        "".join(word.capitalize() for word in name.removeprefix("TIMEOUT_TYPE_").split("_")),
-    )
-)
 _STICKY: Final = TaskQueueKind.TASK_QUEUE_KIND_STICKY
 
 
@@ -102,18 +92,6 @@ def _check_queue_name(name: str, limits: Limits, *, partition: bool) -> None:
         raise errors.invalid(f"task queue name cannot start with reserved prefix {RESERVED_QUEUE_PREFIX}")
 
 
-def cap_duration(duration: Duration) -> str:
-    """Cap a duration at a hundred years. Returns what is wrong with it, or nothing."""
-    seconds, nanos = duration.seconds, duration.nanos
-    if seconds > 0 > nanos or seconds < 0 < nanos:
-        return "duration has seconds and nanos with different signs"
-    if seconds < 0 or nanos < 0:
-        return "negative duration"
-    if seconds > MAX_DURATION_S or (seconds == MAX_DURATION_S and nanos):
-        duration.seconds, duration.nanos = MAX_DURATION_S, 0
-    return ""
-
-
 def check_durations(request: Message, names: Sequence[tuple[str, str]]) -> None:
     """Durations of a request, as pairs of its field and the name in the error; capped in place."""
     for field, name in names:
@@ -125,36 +103,8 @@ def check_durations(request: Message, names: Sequence[tuple[str, str]]) -> None:
 
 def check_retry_policy(policy: RetryPolicy) -> None:
     """A workflow's retry policy, whose unset fields get their defaults."""
-    if not _nanoseconds(policy.initial_interval):
-        policy.initial_interval.seconds = 1
-    if not _nanoseconds(policy.maximum_interval):
-        most = max(0, 100 * _nanoseconds(policy.initial_interval))
-        policy.maximum_interval.seconds, policy.maximum_interval.nanos = divmod(most, 1_000_000_000)
-    if policy.backoff_coefficient == 0:
-        policy.backoff_coefficient = 2.0
-    if policy.maximum_attempts == 1:
-        return
-    wrong = cap_duration(policy.initial_interval)
-    if wrong:
-        raise errors.invalid(f"invalid InitialInterval set on retry policy: {wrong}")
-    if not policy.backoff_coefficient >= 1:
-        raise errors.invalid("BackoffCoefficient cannot be less than 1 on retry policy.")
-    wrong = cap_duration(policy.maximum_interval)
-    if wrong:
-        raise errors.invalid(f"invalid MaximumInterval set on retry policy: {wrong}")
-    if 0 < _nanoseconds(policy.maximum_interval) < _nanoseconds(policy.initial_interval):
-        raise errors.invalid("MaximumInterval cannot be less than InitialInterval on retry policy.")
-    if policy.maximum_attempts < 0:
-        raise errors.invalid("MaximumAttempts cannot be negative on retry policy.")
-    for error_type in policy.non_retryable_error_types:
-        timeout_type = error_type.removeprefix(_TIMEOUT_ERROR_PREFIX)
-        if timeout_type != error_type and timeout_type not in _TIMEOUT_TYPES:
-            raise errors.invalid(f"Invalid timeout type value: {timeout_type}.")
-
-
-def _nanoseconds(duration: Duration) -> int:
-    seconds = max(-1, min(duration.seconds, MAX_DURATION_S))
-    return seconds * 1_000_000_000 + duration.nanos
+    if wrong := complete_retry_policy(policy):
+        raise errors.invalid(wrong)
 
 
 def check_priority(priority: Priority) -> None:

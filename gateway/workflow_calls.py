@@ -20,6 +20,7 @@ from temporalio.api.workflowservice.v1 import (
 
 from gateway import errors
 from gateway.backend import REGISTERED, Backend, Context
+from gateway.histories import Histories
 from gateway.reset import Resets
 from gateway.starts import check_signal_name, complete_signal_with_start, complete_start
 from gateway.validation import check_blob, check_execution, check_links, check_request_id
@@ -35,8 +36,9 @@ _TERMINATE_IDENTITY: Final = "frontend-service"
 class WorkflowCalls:
     """Handlers of calls that name their workflow."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, histories: Histories) -> None:
         self._backend = backend
+        self._histories = histories
 
     async def start(self, request: StartWorkflowExecutionRequest, data: bytes, context: Context) -> bytes:
         """StartWorkflowExecution."""
@@ -51,7 +53,7 @@ class WorkflowCalls:
             context,
             opens_run=True,
         )
-        return reply.body
+        return await self._histories.attach(reply)
 
     async def signal_with_start(
         self, request: SignalWithStartWorkflowExecutionRequest, data: bytes, context: Context

@@ -33,20 +33,23 @@ DAY_S = 86_400
 class Served:
     """A running gateway with its clients."""
 
-    def __init__(self, gateway: Gateway, registry: Registry, channel: grpc.aio.Channel) -> None:
+    def __init__(
+        self, engine: EmbeddedEngine, gateway: Gateway, registry: Registry, channel: grpc.aio.Channel
+    ) -> None:
+        self.engine = engine
         self.gateway = gateway
         self.registry = registry
         self.channel = channel
         self.workflows = WorkflowServiceStub(channel)
         self.operator = OperatorServiceStub(channel)
 
-    async def start(self, workflow_id: str = "w", signals: int = 0) -> str:
-        """Starts a workflow on the queue "q", signals it, and returns its run id."""
+    async def start(self, workflow_id: str = "w", signals: int = 0, queue: str = "q") -> str:
+        """Starts a workflow, signals it, and returns its run id."""
         request = StartWorkflowExecutionRequest(
             namespace=NAMESPACE,
             workflow_id=workflow_id,
             workflow_type=WorkflowType(name="type"),
-            task_queue=TaskQueue(name="q"),
+            task_queue=TaskQueue(name=queue),
         )
         run_id: str = (await self.workflows.StartWorkflowExecution(request)).run_id
         for _ in range(signals):
@@ -95,7 +98,7 @@ async def _served(path: Path, limits: Limits) -> AsyncIterator[Served]:
     gateway = Gateway(engine, engine.visibility_store, limits, ServiceMetrics(registry, "0"))
     port = await gateway.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        served = Served(gateway, registry, channel)
+        served = Served(engine, gateway, registry, channel)
         request = RegisterNamespaceRequest(namespace=NAMESPACE)
         request.workflow_execution_retention_period.seconds = DAY_S
         await served.workflows.RegisterNamespace(request)

@@ -11,34 +11,11 @@ from streams.limits import Limits
 
 LIMITS = Limits()
 RUN = "00000000-0000-0000-0000-000000000001"
-HUNDRED_YEARS_S = 100 * 365 * 24 * 3600
 
 
 def refused(error: pytest.ExceptionInfo[ApiError]) -> str:
     assert error.value.code == INVALID_ARGUMENT
     return error.value.message
-
-
-@pytest.mark.parametrize(
-    ("duration", "wrong"),
-    [
-        (Duration(), ""),
-        (Duration(seconds=5, nanos=1), ""),
-        (Duration(seconds=-1), "negative duration"),
-        (Duration(nanos=-1), "negative duration"),
-        (Duration(seconds=1, nanos=-1), "duration has seconds and nanos with different signs"),
-        (Duration(seconds=-1, nanos=1), "duration has seconds and nanos with different signs"),
-    ],
-)
-def test_duration(duration: Duration, wrong: str) -> None:
-    assert validation.cap_duration(duration) == wrong
-
-
-@pytest.mark.parametrize("seconds", [HUNDRED_YEARS_S + 1, 2**62])
-def test_duration_is_capped_at_a_hundred_years(seconds: int) -> None:
-    duration = Duration(seconds=seconds, nanos=5)
-    assert not validation.cap_duration(duration)
-    assert duration == Duration(seconds=HUNDRED_YEARS_S)
 
 
 def test_retry_policy_gets_its_defaults() -> None:
