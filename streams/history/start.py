@@ -277,8 +277,10 @@ def _options_updated(run: Run, event: HistoryEvent) -> None:
 def _starter_has_task(run: Run, request: StartWorkflowExecutionRequest) -> bool:
     """Whether the first workflow task was started for this request, also when its answer got lost."""
     task = run.task
-    started = task is not None and task.started_event_id == _FIRST_STARTED
-    return started and task.request_id == request.request_id
+    return task is not None and (_FIRST_STARTED, request.request_id) == (
+        task.started_event_id,
+        task.request_id,
+    )
 
 
 def _hand_over(run: Run, response: StartWorkflowExecutionResponse) -> None:
