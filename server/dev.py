@@ -22,6 +22,8 @@ from server.settings import DevSettings
 from streams.limits import Limits, limits_from_dynamic_config
 
 DRAIN_TIMEOUT_S: Final = 10.0
+GC_ALLOCATIONS: Final = 20_000
+"""Allocations between looks for garbage cycles: a step makes hundreds, and hardly a cycle among them."""
 
 _log = structlog.get_logger(__name__)
 
@@ -72,6 +74,7 @@ async def _run(settings: DevSettings, path: Path, limits: Limits, start: Start) 
         _print_banner(settings, path, server.port, endpoint.port)
         # What the imports made lives as long as the process: the collector need not look at it again.
         gc.freeze()
+        gc.set_threshold(GC_ALLOCATIONS, 20, 100)
         gc.enable()
         failure = await _wait(stopping, server)
         if failure is not None:

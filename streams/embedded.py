@@ -46,6 +46,12 @@ IDLE_COMMIT_S = 0.02
 IDLE_BATCH = 256
 """How many such records are committed without waiting any longer."""
 
+BUSY_REPLIES = 4
+"""A commit that answered at least this many calls is followed by a pause, to let the next one gather more."""
+
+BUSY_PAUSE_S = 0.002
+"""How long that pause is."""
+
 SAFETY_SPAN = 2_000
 """Records below the checkpoint that stay in the log, for inspection."""
 
@@ -109,6 +115,8 @@ class EmbeddedEngine:
         self._committing = False
         self._idle: asyncio.Future[None] | None = None
         self._idle_handle: asyncio.TimerHandle | None = None
+        self._last_replies = 0
+        self._pausing = False
         self._checkpointed_ms = 0
         self._dirty = False
         self._checkpoint_wanted = False
@@ -340,12 +348,21 @@ class EmbeddedEngine:
 
     def _commit_soon(self) -> None:
         """Commit at once when somebody waits for it, else within a moment: polls alone are in no hurry."""
-        if self._committing or not self._running:
+        if self._committing or not self._running or self._pausing:
             return
         if self._replies or self._checkpoint_due() or len(self._batch) >= IDLE_BATCH:
-            self._commit()
+            if self._last_replies >= BUSY_REPLIES:
+                self._pausing = True
+                self._loop.call_later(BUSY_PAUSE_S, self._resume)
+            else:
+                self._commit()
         elif self._batch and self._idle_handle is None:
             self._idle_handle = self._loop.call_later(IDLE_COMMIT_S, self._commit_idle)
+
+    def _resume(self) -> None:
+        self._pausing = False
+        if not self._committing and self._running and (self._batch or self._checkpoint_due()):
+            self._commit()
 
     def _commit_idle(self) -> None:
         self._idle_handle = None
@@ -392,6 +409,7 @@ class EmbeddedEngine:
             self._fail(error)
         else:
             self._durable = offset
+            self._last_replies = len(replies)
             if checkpoint:
                 self._checkpoint_written(offset)
             self._send(replies)

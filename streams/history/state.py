@@ -110,6 +110,8 @@ class Core(msgspec.Struct, frozen=True):
         """The earliest deadline of the run itself."""
         if self.close_ms:
             return self.retention_due_ms
+        if not (self.run_expires_ms or self.execution_expires_ms or self.first_task_due_ms):
+            return 0
         return earliest(self.run_expires_ms, self.execution_expires_ms, self.first_task_due_ms)
 
 
