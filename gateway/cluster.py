@@ -32,6 +32,8 @@ _CAPABILITIES: Final = GetSystemInfoResponse.Capabilities(
     eager_workflow_start=True,
     sdk_metadata=True,
     count_group_by_execution_status=True,
+    # SDKs that miss it run versioned workers as unversioned ones; told so, they ask, and are refused clearly.
+    build_id_based_versioning=True,
 )
 
 

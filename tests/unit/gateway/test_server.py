@@ -216,7 +216,7 @@ async def test_capabilities_tell_the_truth(served: Served) -> None:
     assert capabilities.count_group_by_execution_status
     assert not capabilities.supports_schedules
     assert not capabilities.nexus
-    assert not capabilities.build_id_based_versioning
+    assert capabilities.build_id_based_versioning  # lest SDKs leave versioning out without a word
     cluster = await served.workflows.GetClusterInfo(GetClusterInfoRequest())
     clusters = await served.operator.ListClusters(ListClustersRequest())
     assert [one.cluster_id for one in clusters.clusters] == [cluster.cluster_id]
