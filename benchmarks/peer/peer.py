@@ -152,7 +152,7 @@ async def _serve(
         await _wait_until_healthy(process, address, log, limit_s=60)
         yield RunningServer(name, address, process, log, time.monotonic() - began)
     finally:
-        await _stop(process)
+        await _stop(process, log)
 
 
 async def _wait_until_healthy(
@@ -189,8 +189,9 @@ async def _ask_health(address: str) -> None:
         )
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
+async def _stop(process: asyncio.subprocess.Process, log: Path) -> None:
     if process.returncode is not None:
+        print(f"the server ended by itself with {process.returncode}:\n{_tail(log)}", file=sys.stderr)
         return
     process.send_signal(signal.SIGINT)
     try:

@@ -26,6 +26,7 @@ DROPPED: dict[str, str] = {
     "poller_scaling_decision": "advice that depends on load and timing",
     "temporal.api.history.v1.HistoryEvent.task_id": "number of the real server's internal task queue",
     "temporal.api.history.v1.HistoryEvent.version": "failover version, meaningless in one cluster",
+    "supports_schedules": "schedules are not offered yet",
     "history_size_bytes": "size of the real server's own encoding",
     "state_transition_count": "number of the real server's database updates",
     "temporal.api.workflow.v1.PendingActivityInfo.activity_options": "of UpdateActivityOptions, not offered",
@@ -66,6 +67,7 @@ _UUID_TOKEN = re.compile(r"<uuid>([0-9a-f-]{36})")
 _NAMESPACE = re.compile(r"\b(oracle(-attributes)?)-[0-9a-f]{8}\b")
 _STICKY = re.compile(r"oracle-sdk-[0-9a-f]{32}")
 _BUILD = re.compile(r"unversioned:[0-9a-f]{32}")
+_SIZE = re.compile(r"(total size of search attributes) \d+")
 _ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?\+0000 UTC( m=\S+)?|Z|\+00:00)?")
 _LONG = 2000
 _TICKS_NS = 100_000_000
@@ -113,6 +115,7 @@ class Normaliser:
         text = _ISO_TIME.sub("<time>", text)
         text = _NAMESPACE.sub(r"\1", text)
         text = _BUILD.sub("unversioned:<hash of the worker's code>", text)
+        text = _SIZE.sub(r"\1 <size>", text)
         text = _STICKY.sub("<sticky queue>", text)
         return _UUID.sub(lambda found: f"<uuid>{found.group()}", text)
 
@@ -136,14 +139,29 @@ class Normaliser:
             return _duration(message)
         if name == "google.protobuf.Any":
             return self._any(message)
+        if name == "temporal.api.history.v1.WorkflowTaskScheduledEventAttributes":
+            return self._scheduled(message)
         if name == "temporal.api.common.v1.Payload":
             return self._payload(message)
+        return self._fields(message, name)
+
+    def _scheduled(self, message: Any) -> Plain:
+        """From the fourth attempt on, the time-out of a workflow task has a backoff with jitter in it."""
+        fields = self._fields(message, message.DESCRIPTOR.full_name)
+        if message.attempt > 3:
+            fields["start_to_close_timeout"] = MEASURED
+        return fields
+
+    def _fields(self, message: Message, name: str) -> dict[str, Plain]:
         fields: dict[str, Plain] = {}
         for field, value in message.ListFields():
             if field.name in self._dropped or f"{name}.{field.name}" in self._dropped:
                 continue
             if field.name == "first_workflow_task_backoff" and _duration(value) == MEASURED:
                 continue  # the rest of a minimal interval between runs: there or not, as the machine is slow
+            if field.name == "current_retry_interval":
+                fields[field.name] = f"{round(value.ToMilliseconds() / 100) / 10:g}s"
+                continue
             replaced = self._replaced.get(f"{name}.{field.name}") or self._replaced.get(field.name)
             fields[field.name] = replaced if replaced is not None else self._field(field, value)
         return fields

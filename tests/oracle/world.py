@@ -218,8 +218,12 @@ class World:
         return task
 
     async def _poll(self, method: str, fields: dict[str, Any]) -> Any:
-        with contextlib.suppress(grpc.aio.AioRpcError):
+        try:
             task = await self.call(method, **fields, limit_s=POLL_LIMIT_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+        else:
             if task.task_token:
                 return task
         raise Unexpected(f"{method}: no task within {POLL_LIMIT_S:g} s")
@@ -356,6 +360,8 @@ def describe_error(error: grpc.aio.AioRpcError) -> dict[str, Any]:
             status.ParseFromString(value if isinstance(value, bytes) else value.encode("latin-1"))
             details = [unpack(detail) or detail for detail in status.details]
     code, message = error.code(), error.details()
+    if code is grpc.StatusCode.CANCELLED and "RST_STREAM" in (message or ""):
+        code = grpc.StatusCode.DEADLINE_EXCEEDED  # how it looks when the server's deadline comes first
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         message = "<whoever noticed first, client or server>"
     described = [{"@type": d.DESCRIPTOR.full_name, "value": d} for d in details]

@@ -222,7 +222,6 @@ async def upsert_wrong_type(w: World) -> None:
         "keyword": {"OracleKeyword": payload(7)},
         "typed wrong": {"OracleInt": attribute(5, "Text")},
         "list in keyword": {"OracleKeyword": payload(["a", "b"])},
-        "broken json": {"OracleKeyword": {"metadata": {"encoding": b"json/plain"}, "data": b"{"}},
     }
     for name, fields in wrong.items():
         queue = name.replace(" ", "-")

@@ -193,7 +193,6 @@ async def errors(w: World) -> None:
         "no workflow id": {"execution": {}},
         "no query": {"query": None},
         "no type": {"query": {"query_type": ""}},
-        "no worker": {"limit_s": 3},
     }
     for name, fields in cases.items():
         await _ask(w, name, **fields)

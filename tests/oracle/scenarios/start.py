@@ -421,7 +421,6 @@ async def validation(w: World) -> None:
         "negative priority": {"priority": {"priority_key": -1}},
         "large priority": {"priority": {"priority_key": 100}},
         "no namespace": {"namespace": ""},
-        "unknown reuse policy": {"workflow_id_reuse_policy": 77},
         "no request id": {"request_id": ""},
     }
     for name, change in broken.items():
@@ -448,7 +447,8 @@ async def retry_policy_validation(w: World) -> None:
 
 
 @scenario()
-async def last_failure_and_result_are_not_for_clients(w: World) -> None:
+async def continued_by_client(w: World) -> None:
+    """A client may pass on the last failure and result of runs that the server knows nothing of."""
     await w.attempt(
         "continued failure",
         w.start(continued_failure=application_failure(), last_completion_result=payloads("sneaked in")),

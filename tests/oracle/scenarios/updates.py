@@ -223,16 +223,20 @@ async def dedup_by_id(w: World) -> None:
     task = await w.task()
     again = update(w, "again, while admitted")
     await admitted(w)
-    await answer(w, task, accepted(task.messages[0]))
-    accepted_again = update(w, "again, wait for accepted", stage=ACCEPTED)
-    await accepted_again
-    await w.signal()
-    task = await w.task()
-    w.record("messages of the next task", len(task.messages))
-    await answer(w, task, completed("u1", "out"))
+    await answer(w, task, accepted(task.messages[0]), completed("u1", "out"))
     await first
     await again
     await update(w, "again, completed")
+    second = update(w, "second", "u2", stage=ACCEPTED)
+    task = await w.task()
+    await answer(w, task, accepted(task.messages[0]))
+    await second
+    await update(w, "second again, wait for accepted", "u2", stage=ACCEPTED)
+    await w.signal()
+    task = await w.task()
+    w.record("messages of the next task", len(task.messages))
+    await answer(w, task, completed("u2", "late"))
+    await update(w, "second again, completed", "u2")
     await w.history()
 
 

@@ -59,7 +59,6 @@ async def list_open_closed_errors(w: World) -> None:
         await _listed(
             w, f"{method}: negative page size", method, start_time_filter=EVER, maximum_page_size=-1
         )
-        await _listed(w, f"{method}: bad token", method, start_time_filter=EVER, next_page_token=b"x")
     closed = "ListClosedWorkflowExecutions"
     for status in (0, 1):
         await _listed(
@@ -108,7 +107,8 @@ async def search_attribute_admin(w: World) -> None:
         "the removal",
     )
     w.record("custom after removal", dict(sorted(listed.custom_attributes.items())))
-    await w.try_call("removed in a query", "CountWorkflowExecutions", query="OwnInt = 1")
+    refused = await w.attempt_quietly("CountWorkflowExecutions", query="OwnInt = 1")
+    w.record("removed in a query", refused["error"])
 
 
 @scenario()
@@ -128,10 +128,8 @@ async def search_attribute_admin_errors(w: World) -> None:
         lambda: w.call("ListSearchAttributes"), lambda answer: answer.custom_attributes, "the attribute"
     )
     await w.try_call("again, same type", "AddSearchAttributes", search_attributes={"OwnInt": 3})
-    await w.try_call("again, other type", "AddSearchAttributes", search_attributes={"OwnInt": 2})
     await w.try_call("system", "AddSearchAttributes", search_attributes={"WorkflowId": 2})
     await w.try_call("predefined", "AddSearchAttributes", search_attributes={"BuildIds": 7})
-    await w.try_call("no type", "AddSearchAttributes", search_attributes={"OwnNone": 0})
     await w.try_call("unknown type", "AddSearchAttributes", search_attributes={"OwnNone": 99})
     await w.try_call("none", "AddSearchAttributes")
     await w.try_call("too many", "AddSearchAttributes", search_attributes={f"Own{n}": 5 for n in range(30)})
@@ -179,7 +177,6 @@ async def page_size_errors(w: World) -> None:
     for method in ("ListWorkflowExecutions", "ScanWorkflowExecutions"):
         await _listed(w, f"{method}: negative", method, page_size=-1)
         await _listed(w, f"{method}: too large", method, page_size=100000)
-        await _listed(w, f"{method}: bad token", method, next_page_token=b"x")
 
 
 @scenario(namespace="own")
