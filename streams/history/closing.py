@@ -47,6 +47,8 @@ _KEPT_KINDS = frozenset(
         state.QUERY,
         state.UPDATE,
         state.CHILD,
+        state.LEFT_ACTIVITY,
+        state.LEFT_TASK,
     )
 )
 """What stays of a closed run until retention: the rest of its parts is gone with its close."""
