@@ -7,7 +7,6 @@ from importlib.metadata import version
 from typing import Final
 
 from temporalio.api.operatorservice.v1 import ClusterMetadata, ListClustersRequest, ListClustersResponse
-from temporalio.api.version.v1 import ReleaseInfo, VersionInfo
 from temporalio.api.workflowservice.v1 import (
     GetClusterInfoRequest,
     GetClusterInfoResponse,
@@ -57,7 +56,6 @@ class Cluster:
             supported_clients=SUPPORTED_CLIENTS,
             server_version=_VERSION,
             cluster_id=self._id(),
-            version_info=VersionInfo(current=ReleaseInfo(version=_VERSION)),
             cluster_name=CLUSTER,
             history_shard_count=1,
             persistence_store=_STORE,

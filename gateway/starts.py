@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import Final
 
@@ -26,6 +27,7 @@ from gateway.validation import (
 )
 from streams import attribute_values
 from streams.bodies import NamespaceConfig
+from streams.history import cron
 from streams.history.command_checks import cap_duration
 from streams.limits import Limits
 
@@ -49,6 +51,7 @@ def complete_start(request: Start, namespace: NamespaceConfig, limits: Limits) -
     if request.HasField("retry_policy"):
         check_retry_policy(request.retry_policy)
     _check_start_delay(request)
+    _check_cron(request.cron_schedule)
     check_workflow_type(request, limits)
     check_task_queue(request.task_queue, request.HasField("task_queue"), limits)
     check_durations(request, _TIMEOUTS)
@@ -87,6 +90,7 @@ def complete_signal_with_start(request: SignalWithStart, namespace: NamespaceCon
             "operation."
         )
     _complete_policies(request, Conflict.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING)
+    _check_cron(request.cron_schedule)
     _check_attributes(request.search_attributes, namespace, limits)
     if request.HasField("priority"):
         check_priority(request.priority)
@@ -120,6 +124,18 @@ def _check_start_delay(request: Start | SignalWithStart) -> None:
     wrong = cap_duration(request.workflow_start_delay)
     if wrong:
         raise errors.invalid(f"An invalid WorkflowStartDelaySeconds is set on request. cause: {wrong}")
+
+
+def _check_cron(schedule: str) -> None:
+    if not schedule:
+        return
+    now_ms = int(time.time() * 1000)
+    try:
+        due_ms = cron.next_ms(schedule, now_ms, now_ms)
+    except cron.InvalidScheduleError:
+        raise errors.invalid("invalid CronSchedule.") from None
+    if not due_ms:
+        raise errors.invalid("invalid CronSchedule, no time can be found to satisfy the schedule")
 
 
 def _complete_request_id(request: Start | SignalWithStart, limits: Limits) -> None:

@@ -88,7 +88,7 @@ class Updates:
             raise errors.invalid("Operations have to be exactly [Start, Update].")
         start = request.operations[0].start_workflow
         update = request.operations[1].update_workflow
-        self._complete_operations(request, namespace)
+        self._complete_operations(request)
         new_run_id = str(uuid.uuid4())
         try:
             return await self._await_stage(
@@ -113,11 +113,14 @@ class Updates:
                 answer.outcome.CopyFrom(reached.outcome)
             return response.SerializeToString()
 
-    def _complete_operations(self, request: ExecuteMultiOperationRequest, namespace: NamespaceConfig) -> None:
+    def _complete_operations(self, request: ExecuteMultiOperationRequest) -> None:
         start = request.operations[0].start_workflow
         update = request.operations[1].update_workflow
         found: list[ApiError | None] = [None, None]
         try:
+            if not start.namespace:
+                raise errors.namespace_not_found("")
+            namespace = self._backend.namespace(start.namespace)
             complete_start(start, namespace, self._backend.limits)
             if start.cron_schedule:
                 raise errors.invalid("CronSchedule is not allowed.")
@@ -139,7 +142,7 @@ class Updates:
             found[1] = error
         if any(found):
             raise errors.multi_operation(found)
-        start.namespace = update.namespace = namespace.name
+        start.namespace = update.namespace = request.namespace
 
     async def _await_stage(
         self,

@@ -180,7 +180,6 @@ def _info(row: VisibilityRow) -> WorkflowExecutionInfo:
     info.type.name = row.workflow_type
     info.root_execution.workflow_id, info.root_execution.run_id = row.root_workflow_id, row.root_run_id
     info.memo.CopyFrom(Memo.FromString(row.memo))
-    info.search_attributes.SetInParent()
     for name, value in row.search_attributes.items():
         payload = visibility_payloads.encode(value.type, value.value)
         info.search_attributes.indexed_fields[name].CopyFrom(payload)

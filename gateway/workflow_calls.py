@@ -102,7 +102,6 @@ class WorkflowCalls:
         namespace = backend.namespace(request.namespace)
         check_execution(execution, request.HasField("workflow_execution"))
         check_links(request.links, backend.limits)
-        check_request_id(request.request_id, backend.limits)
         if not request.request_id:
             request.request_id = str(uuid.uuid4())
             data = request.SerializeToString()
@@ -124,7 +123,6 @@ class WorkflowCalls:
         namespace = backend.namespace(request.namespace)
         check_execution(execution, request.HasField("workflow_execution"))
         check_links(request.links, backend.limits)
-        check_blob(request.details, backend.limits)
         if not (request.reason and request.identity):
             request.reason = request.reason or _TERMINATE_REASON
             request.identity = request.identity or _TERMINATE_IDENTITY

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from temporalio.api.enums.v1 import ArchivalState
+from temporalio.api.enums.v1 import ArchivalState, ReplicationState
 from temporalio.api.namespace.v1 import NamespaceConfig as NamespaceConfigMessage
 from temporalio.api.namespace.v1 import NamespaceInfo
 from temporalio.api.replication.v1 import ClusterReplicationConfig, NamespaceReplicationConfig
@@ -45,7 +45,9 @@ def settings(config: bodies.NamespaceConfig) -> NamespaceConfigMessage:
 def replication() -> NamespaceReplicationConfig:
     """Where a namespace lives."""
     return NamespaceReplicationConfig(
-        active_cluster_name=CLUSTER, clusters=[ClusterReplicationConfig(cluster_name=CLUSTER)]
+        active_cluster_name=CLUSTER,
+        clusters=[ClusterReplicationConfig(cluster_name=CLUSTER)],
+        state=ReplicationState.REPLICATION_STATE_NORMAL,
     )
 
 

@@ -85,7 +85,9 @@ def _decide(context: Context, call: bodies.NamespaceCall) -> None:
 
 def _find(context: Context, name: str) -> bodies.NamespaceConfig | None:
     """The namespace as this partition decided last: its own broadcast may still be on the way."""
-    config: bodies.NamespaceConfig | None = context.table(REGISTRY_TABLE).entity("decided").get("namespace", name)
+    config: bodies.NamespaceConfig | None = (
+        context.table(REGISTRY_TABLE).entity("decided").get("namespace", name)
+    )
     return config
 
 
@@ -106,7 +108,8 @@ def _publish(context: Context, config: bodies.NamespaceConfig) -> None:
 def _register(context: Context, call: bodies.NamespaceCall) -> Message:
     request = RegisterNamespaceRequest.FromString(call.request)
     if _find(context, request.namespace) is not None:
-        raise Rejected(ALREADY_EXISTS, "Namespace already exists.", NamespaceAlreadyExistsFailure())
+        message = f'Namespace "{request.namespace}" already exists'
+        raise Rejected(ALREADY_EXISTS, message, NamespaceAlreadyExistsFailure())
     retention = request.workflow_execution_retention_period
     _publish(
         context,
@@ -177,11 +180,9 @@ def _add_attributes(context: Context, call: bodies.NamespaceCall) -> Message:
         type_ = request.search_attributes[name]
         if name in SYSTEM_ATTRIBUTES or name in PREDEFINED_ATTRIBUTES:
             raise Rejected(INVALID_ARGUMENT, f"Search attribute {name} is reserved by system.")
-        if known.get(name, type_) != type_:
-            raise Rejected(ALREADY_EXISTS, f"Search attribute {name} already exists.")
         if type_ not in IndexedValueType.values() or not type_:
             raise Rejected(INVALID_ARGUMENT, f"Unknown search attribute type: {type_}.")
-        known[name] = type_
+        known.setdefault(name, type_)
     _set_attributes(context, config, known)
     return AddSearchAttributesResponse()
 
@@ -193,8 +194,7 @@ def _remove_attributes(context: Context, call: bodies.NamespaceCall) -> Message:
     for name in request.search_attributes:
         if name in SYSTEM_ATTRIBUTES or name in PREDEFINED_ATTRIBUTES:
             raise Rejected(INVALID_ARGUMENT, f"Unable to remove non-custom search attributes: {name}.")
-        if known.pop(name, None) is None:
-            raise Rejected(NOT_FOUND, f"Search attribute {name} doesn't exist.")
+        known.pop(name, None)
     _set_attributes(context, config, known)
     return RemoveSearchAttributesResponse()
 

@@ -141,6 +141,7 @@ async def test_start_gets_a_request_id(served: Served) -> None:
 async def test_multi_operation_names_the_operation_at_fault(served: Served) -> None:
     request = ExecuteMultiOperationRequest(namespace=NAMESPACE)
     start = request.operations.add().start_workflow
+    start.namespace = NAMESPACE
     start.workflow_id, start.workflow_type.name, start.task_queue.name = "w", "type", "q"
     request.operations.add().update_workflow.workflow_execution.workflow_id = "w"
     with pytest.raises(grpc.aio.AioRpcError) as error:
