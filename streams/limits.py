@@ -101,8 +101,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         10 * 60_000
     )
 
-    # Activities. The real server, too, hands no activity out eagerly until this is switched on.
-    eager_activities: Annotated[bool, _switch("system.enableActivityEagerExecution")] = False
+    # Activities. The real server hands none out eagerly until this is switched on: docs/decisions/0006.
+    eager_activities: Annotated[bool, _switch("system.enableActivityEagerExecution")] = True
 
     # Requests, polls and pages.
     history_page_events: Annotated[int, _count("frontend.historyMaxPageSize", most=256)] = 256
