@@ -303,6 +303,9 @@ class EmbeddedEngine:
                 ):
                     self._on_visible(emission.body)
         self._replies.extend(outcome.replies)
+        if outcome.warnings and self._running:
+            for sentence in outcome.warnings:
+                LOG.warning(sentence)
         if outcome.verdicts:
             self._note_verdicts(outcome.verdicts)
 

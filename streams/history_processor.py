@@ -6,14 +6,18 @@ derive from the facts: history events, tasks, timers, visibility, replies, and c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from streams import bodies
-from streams.history import handlers, state
-from streams.history.errors import BadCommand, Rejected
+from streams.history import closing, handlers, size_limits, state
+from streams.history.errors import BadCommand, Rejected, invalid
 from streams.history.finish import finish
 from streams.history.namespaces import RegistryView, fold_registry
+from streams.history.size_limits import RunTooLargeError
 from streams.history.step import CURRENT, EXECUTIONS, REGISTRY_TABLE, REQUEST, Step
+from streams.limits import Limits
 from streams.runtime.context import Context
 from streams.runtime.records import Record, Reply
 from streams.runtime.tables import TableSpec
@@ -42,26 +46,12 @@ class HistoryProcessor:
         body = record.body
         if fold_registry(context, body):
             return
-        namespace, workflow_id = body.namespace, body.workflow_id
         limits = self._registry.limits(context)
-        step = Step(context, namespace, workflow_id, limits)
         try:
-            handlers.decide(step, body)
-            finish(step)
-        except Rejected as error:
-            context.revert()
-            _refuse(context, record, error)
+            _attempt(context, body, limits, handlers.decide)
         except BadCommand as error:
             context.revert()
-            self._fail_task(Step(context, namespace, workflow_id, limits), record, error)
-
-    def _fail_task(self, step: Step, record: Record, error: BadCommand) -> None:
-        try:
-            handlers.fail_for_bad_command(step, record.body, error)
-            finish(step)
-        except Rejected as rejected:
-            step.context.revert()
-            _refuse(step.context, record, rejected)
+            _attempt(context, body, limits, partial(handlers.fail_for_bad_command, error=error))
 
     def due(self, context: Context, key: str, payload: int) -> None:
         """Nothing is woken here: deadlines of runs are the timer processor's."""
@@ -81,7 +71,29 @@ class HistoryProcessor:
             finish(step)
 
 
-def _refuse(context: Context, record: Record, error: Rejected) -> None:
-    context.reply(
-        record.correlation, Reply(code=error.code, message=error.message, body=error.status_bytes())
-    )
+def _attempt(context: Context, body: Any, limits: Limits, decide: Callable[[Step, Any], None]) -> None:
+    """Decide on a record and let it take effect; or refuse it, or terminate the run that it makes too large.
+
+    Raises BadCommand.
+    """
+    step = Step(context, body.namespace, body.workflow_id, limits)
+    try:
+        decide(step, body)
+        size_limits.check(step)
+        finish(step)
+    except Rejected as error:
+        context.revert()
+        context.reply(step.correlation, Reply(code=error.code, message=error.message, body=error.status_bytes()))
+    except RunTooLargeError as error:
+        context.revert()
+        _terminate(Step(context, body.namespace, body.workflow_id, limits), body, error)
+
+
+def _terminate(step: Step, body: Any, error: RunTooLargeError) -> None:
+    """A caller is told why the run had to end; any other record meets a closed run."""
+    closing.terminate(step.run(error.run_id), error.reason, size_limits.TERMINATED_BY)
+    if isinstance(body, bodies.Call):
+        step.reply_error(invalid(error.reason))
+    else:
+        handlers.decide(step, body)
+    finish(step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from streams import bodies
-from streams.history import waiters, workflow_tasks
+from streams.history import size_limits, waiters, workflow_tasks
 from streams.history.evolve import emit
 from streams.history.run import Run
 from streams.history.step import Step
@@ -26,7 +26,9 @@ def finish(step: Step) -> None:
 
 
 def _finish(run: Run) -> None:
+    history_size_bytes = 0
     if run.exists:
+        history_size_bytes = run.core.history_size_bytes
         workflow_tasks.relieve_buffer(run)
     position = 0
     while position < len(run.facts):
@@ -37,6 +39,8 @@ def _finish(run: Run) -> None:
         waiters.grown(run)
     if run.exists:
         _arm(run)
+        if run.is_open:
+            size_limits.warn(run, history_size_bytes)
 
 
 def _write_history(run: Run) -> None:

@@ -12,6 +12,7 @@ from temporalio.api.history.v1 import HistoryEvent
 from streams.history import facts, state
 from streams.history.deadlines import Deadlines
 from streams.history.evolve import applies_fact, apply
+from streams.history.part_sizes import StateSize
 from streams.history.task_events import keep_speculative
 from streams.runtime.tables import Entity
 
@@ -48,9 +49,12 @@ _COMPLETIONS = frozenset(
 
 
 class Run:
-    """A run within a step. `step` is set while one is in progress; `facts` are those of the step, in order."""
+    """A run within a step. `step` is set while one is in progress; `facts` are those of the step, in order.
 
-    __slots__ = ("deadlines", "entity", "facts", "history", "step")
+    `new` says that it did not exist before the step.
+    """
+
+    __slots__ = ("deadlines", "entity", "facts", "history", "new", "state_size", "step")
 
     def __init__(self, entity: Entity) -> None:
         self.entity = entity
@@ -61,12 +65,18 @@ class Run:
         for kind in state.TIMED:
             for id, part in entity.group(kind).items():
                 self.deadlines.set(kind, id, part.deadline_ms())
+        self.new = not self.exists
+        self.state_size = StateSize()
+        for kind, parts in entity.parts.items():
+            for id, part in parts.items():
+                self.state_size.set(kind, id, part)
         entity.observer = self._observe
         entity.view = self
 
     def _observe(self, kind: str, id: str, value: Any) -> None:
         if kind in state.TIMED:
             self.deadlines.set(kind, id, 0 if value is None else value.deadline_ms())
+        self.state_size.set(kind, id, value)
 
     @property
     def exists(self) -> bool:

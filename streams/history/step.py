@@ -66,6 +66,8 @@ class Step:
             run = entity.view or Run(entity)
             run.step = self
             run.facts = []
+            run.new = not run.exists
+            run.state_size.at_start_bytes = run.state_size.size_bytes
             run.history = []
             self.runs[run_id] = run
         return run

@@ -16,7 +16,18 @@ class Context:
     `now_ms` is the partition's time: the highest append time it has folded (fold.md rule 2).
     """
 
-    __slots__ = ("_due", "_due_changes", "_tables", "emissions", "now_ms", "offset", "partition", "record", "replies")
+    __slots__ = (
+        "_due",
+        "_due_changes",
+        "_tables",
+        "emissions",
+        "now_ms",
+        "offset",
+        "partition",
+        "record",
+        "replies",
+        "warnings",
+    )
 
     def __init__(self, partition: int, tables: dict[str, Table], due: DueIndex) -> None:
         self.partition = partition
@@ -27,6 +38,7 @@ class Context:
         self.record: Record | None = None
         self.emissions: list[tuple[str, str, int | None, Any, Correlation | None]] = []
         self.replies: list[tuple[Correlation, Reply]] = []
+        self.warnings: list[str] = []
         self._due_changes: dict[str, tuple[int, int] | None] = {}
 
     def begin(self, record: Record, now_ms: int) -> None:
@@ -36,6 +48,7 @@ class Context:
         self.now_ms = now_ms
         self.emissions = []
         self.replies = []
+        self.warnings = []
         self._due_changes = {}
 
     def table(self, name: str) -> Table:
@@ -54,6 +67,10 @@ class Context:
         """Answer a gateway's call; nothing happens when nobody waits (no correlation)."""
         if correlation is not None:
             self.replies.append((correlation, reply))
+
+    def warn(self, sentence: str) -> None:
+        """Have the owner log a sentence for its operator: nothing else depends on it, nor is it in any log."""
+        self.warnings.append(sentence)
 
     def wake(self, key: str, due_ms: int, payload: int = 0) -> None:
         """Have the processor's `due` called for `key` at the first tick at or after `due_ms`."""
@@ -83,6 +100,7 @@ class Context:
         """End a step that failed: no change, no emission."""
         self.emissions = []
         self.replies = []
+        self.warnings = []
         self._due_changes = {}
         for table in self._tables.values():
             table.revert()

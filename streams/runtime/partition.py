@@ -87,14 +87,15 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Outcome:
-    """What a step leaves: records to append, replies to send, and verdicts if there were any."""
+    """What a step leaves: records to append, replies to send, verdicts if there were any, sentences to log."""
 
-    __slots__ = ("emissions", "replies", "verdicts")
+    __slots__ = ("emissions", "replies", "verdicts", "warnings")
 
     def __init__(self) -> None:
         self.emissions: list[Record] = []
         self.replies: list[tuple[Correlation, Reply]] = []
         self.verdicts: list[DeadLetter] = []
+        self.warnings: list[str] = []
 
 
 class Partition:
@@ -272,6 +273,7 @@ class Partition:
         context = self._context
         context.keep()
         outcome.replies.extend(context.replies)
+        outcome.warnings.extend(context.warnings)
         for topic, key, partition, body, correlation in context.emissions:
             if partition is None:
                 self._emit(outcome, topic, self._partitioner(topic, key), key, body, correlation)
