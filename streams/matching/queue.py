@@ -197,6 +197,10 @@ class Queue:
             return True
         return poll.epoch == lease.epoch
 
+    def _lapsed(self, gateway: str) -> bool:
+        lease = leases.lease_of(self.context, gateway)
+        return lease is not None and leases.lapsed(lease, self.context.now_ms)
+
     def _room(self) -> bool:
         limit = self.limit(WAITING_POLLS_KEY)
         waiting = self.view.waiting
@@ -211,7 +215,7 @@ class Queue:
             self._answer_empty(poll)
             return
         view = self.view
-        if not view.polls:
+        if not view.polls and not self._lapsed(poll.gateway):
             task = self._first_task()
             if task is not None and self._ready_ms() <= now_ms:
                 self.entity.drop(TASK, view.tasks.first)
