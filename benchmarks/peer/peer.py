@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -144,6 +145,7 @@ async def _serve(
         command += ["--dynamic-config-value", f"{key}={json.dumps(value)}"]
     log = log or CACHE / f"{name}-{port}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    _claim(port)
     began = time.monotonic()
     with log.open("wb") as sink:
         process = await asyncio.create_subprocess_exec(*command, stdout=sink, stderr=subprocess.STDOUT)
@@ -153,6 +155,25 @@ async def _serve(
         yield RunningServer(name, address, process, log, time.monotonic() - began)
     finally:
         await _stop(process, log)
+
+
+def _claim(port: int) -> None:
+    """Raise PeerError when something listens there: it would answer in place of the server started here."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise PeerError(f"port {port} is taken") from error
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on loopback that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 async def _wait_until_healthy(

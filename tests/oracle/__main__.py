@@ -15,10 +15,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from temporalio.api.workflowservice.v1 import GetSystemInfoRequest, WorkflowServiceStub
+
+from benchmarks.peer.peer import SERVER_VERSION, free_ports
+
 from .compare import difference
 from .registry import Scenario, all_scenarios
 from .runner import Outcome, run_all
-from .servers import CONFIGURATIONS, connected, started
+from .servers import CONFIGURATIONS, Target, connected, started
 
 
 async def record(arguments: argparse.Namespace, scenarios: Sequence[Scenario]) -> int:
@@ -27,10 +31,11 @@ async def record(arguments: argparse.Namespace, scenarios: Sequence[Scenario]) -
     for number in range(arguments.times):
         with tempfile.TemporaryDirectory() as directory:
             async with (
-                started("temporal", _ports(arguments), Path(directory)) as addresses,
+                started("temporal", free_ports(len(CONFIGURATIONS)), Path(directory)) as addresses,
                 connected(addresses) as targets,
             ):
                 print(f"run {number + 1} of {arguments.times}")
+                await _require_the_real_server(targets)
                 runs.append(await run_all(scenarios, targets, at_once=arguments.at_once, on_done=_progress))
     bad = 0
     for scenario in scenarios:
@@ -52,11 +57,22 @@ async def record(arguments: argparse.Namespace, scenarios: Sequence[Scenario]) -
     return 1 if bad else 0
 
 
+async def _require_the_real_server(targets: dict[str, Target]) -> None:
+    for target in targets.values():
+        answer = await WorkflowServiceStub(target.channel).GetSystemInfo(GetSystemInfoRequest(), timeout=10)
+        if answer.server_version != SERVER_VERSION:
+            raise SystemExit(
+                f"{target.address} is {answer.server_version}, not the real server {SERVER_VERSION}"
+            )
+
+
 async def compare(arguments: argparse.Namespace, scenarios: Sequence[Scenario]) -> int:
     """Run scenarios and print how each differs from its golden file."""
     if not arguments.address:
         with tempfile.TemporaryDirectory() as directory:
-            async with started(arguments.server, _ports(arguments), Path(directory)) as addresses:
+            async with started(
+                arguments.server, free_ports(len(CONFIGURATIONS)), Path(directory)
+            ) as addresses:
                 return await _compare_at(addresses, scenarios, arguments)
     addresses = {"default": arguments.address}
     if arguments.tight_address:
@@ -95,10 +111,6 @@ async def _compare_at(
     return 0 if len(verdicts["same"]) == len(scenarios) else 1
 
 
-def _ports(arguments: argparse.Namespace) -> list[int]:
-    return [arguments.port + number for number in range(len(CONFIGURATIONS))]
-
-
 def _progress(outcome: Outcome) -> None:
     if outcome.elapsed_s > 20 or outcome.failure:
         verdict = "no recording" if outcome.failure else "slow"
@@ -119,7 +131,6 @@ def main() -> int:
     parser.add_argument(
         "--server", default="odradek", choices=["odradek", "temporal"], help="what compare starts"
     )
-    parser.add_argument("--port", type=int, default=17010, help="first of two ports for servers started here")
     parser.add_argument("--times", type=int, default=2, help="recordings that must agree")
     parser.add_argument("--at-once", type=int, default=24)
     parser.add_argument("-q", "--quiet", action="store_true", help="no diffs, only which scenarios differ")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 
 import pytest
+
+from benchmarks.peer.peer import free_ports
 
 from .registry import Scenario, all_scenarios
 from .runner import Outcome, run_all
@@ -31,17 +32,6 @@ def _takes_scenario(item: pytest.Item) -> bool:
 
 
 async def _run(scenarios: list[Scenario], directory: Path) -> dict[str, Outcome]:
-    ports = _free_ports(len(CONFIGURATIONS))
+    ports = free_ports(len(CONFIGURATIONS))
     async with started("odradek", ports, directory) as addresses, connected(addresses) as targets:
         return await run_all(scenarios, targets)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()

@@ -168,7 +168,7 @@ async def _gone(w: World, workflow_id: str = "wf", run_id: str = "") -> None:
         return await asyncio.gather(world_call, return_exceptions=True)
 
     await w.until(
-        described, lambda answers: isinstance(answers[0], BaseException), "the deletion", limit_s=80
+        described, lambda answers: isinstance(answers[0], BaseException), "the deletion", limit_s=170
     )
 
 

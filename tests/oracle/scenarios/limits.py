@@ -152,7 +152,9 @@ async def memo(w: World) -> None:
     await w.attempt(
         "many small", w.start("many", memo={"fields": {f"note{n}": payload("x" * 500) for n in range(5)}})
     )
-    await w.attempt("warned", w.start("warned", memo={"fields": {"note": payload("x" * 1500)}}))
+    await w.attempt(
+        "warned", w.start("warned", queue="warned", memo={"fields": {"note": payload("x" * 1500)}})
+    )
     await w.start()
     upsert = command("MODIFY_WORKFLOW_PROPERTIES", upserted_memo={"fields": {"note": payload("x" * 2500)}})
     await w.try_done("modify", await w.task(), upsert)

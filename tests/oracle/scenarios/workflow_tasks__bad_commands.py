@@ -26,7 +26,7 @@ async def _refused(w: World, name: str, *commands: Command) -> None:
     """
     queue = name.replace(" ", "-").replace("/", "-")
     await w.start(queue, queue=queue)
-    await w.try_done(name, await w.task(queue), *commands)
+    accepted = await w.try_done(name, await w.task(queue), *commands)
     w.record(f"{name}: events", (await w.events(queue))[3:5])
     described = await w.call("DescribeWorkflowExecution", execution=w.ex(queue))
     w.record(
