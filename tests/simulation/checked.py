@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
+
 from streams import history_processor
 from streams.bodies import AddTask, Call
 from streams.history import state
@@ -142,11 +145,23 @@ def check_facts(run: Run) -> None:
     held = {kind: group for kind, group in entity.parts.items() if group}
     found = {kind: group for kind, group in before.parts.items() if group}
     if held != found:
-        kinds = [k for k in sorted({*held, *found}) if held.get(k) != found.get(k)]
-        raise InvariantError(
-            f"facts do not rebuild the run: {entity.key!r} differs in {kinds}: "
-            f"{[(held.get(k), found.get(k)) for k in kinds]} facts {[type(f).__name__ for f in run.facts]}"
-        )
+        differing = [
+            f"{kind} {id}: {field} is {getattr(one, field, None)!r}, by its facts {getattr(other, field, None)!r}"
+            for kind in sorted({*held, *found})
+            for id in sorted({*held.get(kind, {}), *found.get(kind, {})})
+            for one, other in [(held.get(kind, {}).get(id), found.get(kind, {}).get(id))]
+            for field in getattr(one or other, "__struct_fields__", ())
+            if getattr(one, field, None) != getattr(other, field, None)
+        ]
+        facts = [fact_name(fact) for fact in run.facts]
+        raise InvariantError(f"the facts of {entity.key!r} do not rebuild it: {differing}, facts {facts}")
+
+
+def fact_name(fact: Any) -> str:
+    """What kind of fact it is."""
+    if isinstance(fact, HistoryEvent):
+        return EventType.Name(fact.event_type).removeprefix("EVENT_TYPE_")
+    return type(fact).__name__
 
 
 def check_deadlines(run: Run) -> None:

@@ -13,6 +13,7 @@ from streams.bodies import ACTIVITY_TASK, Call, GatewayLease, PollTask, TaskUnde
 from streams.runtime.records import Correlation, Record, Reply
 from streams.task_token import TaskToken
 from streams.topology import COMMANDS, TASKS, queue_key, workflow_key
+from tests.simulation.judge import require
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -23,11 +24,18 @@ RENEW_MS = 2_000
 MARGIN_MS = 5_000
 """How long before its client a poll ends (fold.md rule 19)."""
 
+_ANSWERED_BY_GATEWAY = ("QueryWorkflow", "UpdateWorkflowExecution")
+"""What waits for a worker: past its deadline the gateway answers by itself."""
+
 
 class Waiting(msgspec.Struct):
-    """A call that awaits its reply; of a poll, what kind of task it polls for."""
+    """A call that awaits its reply; of a poll, what kind of task it polls for.
+
+    `owed` tells that there has to be a reply, since nothing goes wrong any more.
+    """
 
     on_reply: OnReply
+    owed: bool
     task_kind: str = ""
 
 
@@ -66,6 +74,12 @@ class Gateway:
     def pause(self, for_ms: int) -> None:
         """Stall: nothing leaves, and the lease lapses."""
         self._paused_until_ms = self.world.now_ms + for_ms
+
+    def resume(self) -> None:
+        """Stall no more."""
+        self._paused_until_ms = 0
+        for channel in sorted(self._flushing):
+            self.world.at(0, self._flush, channel, self.epoch)
 
     def _lease(self, epoch: int) -> None:
         if not self.up or epoch != self.epoch:
@@ -136,7 +150,8 @@ class Gateway:
 
         self.world.at(timeout_ms, answer, None)
         if self.up:
-            correlation = self._expect(Waiting(answer))
+            owed = self.world.at_peace and getattr(body, "method", "") not in _ANSWERED_BY_GATEWAY
+            correlation = self._expect(Waiting(answer, owed))
             self._append(topic, self.world.partition_of(topic, key), key, body, correlation)
 
     def _expect(self, waiting: Waiting) -> Correlation:
@@ -150,7 +165,7 @@ class Gateway:
             self.world.at(500, done, Reply())
             return
         deadline_ms = self.world.now_ms + wait_ms
-        correlation = self._expect(Waiting(done, task_kind))
+        correlation = self._expect(Waiting(done, self.world.at_peace, task_kind))
         self.world.judge.poll_deadlines[(self.name, self.epoch, correlation.id)] = deadline_ms
         key = queue_key(request.namespace, queue, task_kind)
         body = PollTask(
@@ -164,19 +179,14 @@ class Gateway:
         if self.up and correlation.epoch == self.epoch:
             waiting = self._waiting.pop(correlation.id, None)
             if waiting is not None:
+                require(not waiting.owed, f"{self.name}: poll {correlation.id} was never answered")
                 self._gone[correlation.id] = waiting.task_kind
                 waiting.on_reply(Reply())
 
-    def abandon_polls(self) -> None:
-        """Clients of some polls go away early, as when a worker dies."""
-        for id, waiting in list(self._waiting.items()):
-            if waiting.task_kind and self.world.rng.random() < 0.5:
-                self._give_up(Correlation(self.name, self.epoch, id))
-
     @property
-    def waiting_calls(self) -> int:
-        """Calls without a reply."""
-        return len(self._waiting)
+    def owed_replies(self) -> int:
+        """Calls that have to be answered still."""
+        return sum(waiting.owed for waiting in self._waiting.values())
 
     # Replies
 

@@ -110,15 +110,15 @@ class Judge:
     def _first(self, partition: Partition, record: Record, outcome: Outcome, left: Any) -> None:
         name, offset = partition.name, record.offset
         self.steps[name][offset] = left
-        for emission, (_, _, data) in zip(outcome.emissions, left[0], strict=True):
-            self._bytes[name, offset, emission.index] = data
-            if isinstance(emission.body, bodies.StartTask):
-                self._check_lease(name, emission.body.poll, partition.now_ms)
         body = record.body
         if isinstance(body, bodies.GatewayLease):
             known = self._leases.get((name, body.gateway))
             if known is None or known.epoch <= body.epoch:
                 self._leases[name, body.gateway] = body
+        for emission, (_, _, data) in zip(outcome.emissions, left[0], strict=True):
+            self._bytes[name, offset, emission.index] = data
+            if isinstance(emission.body, bodies.StartTask):
+                self._check_lease(name, emission.body.poll, partition.now_ms)
         for correlation, reply in outcome.replies:
             if reply.kind.startswith("poll-"):
                 deadline_ms = self.poll_deadlines[key_of(correlation)]

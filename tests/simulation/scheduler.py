@@ -29,12 +29,10 @@ class Scheduler:
         """Go on until `until` holds; False when a limit came first or nothing is left to happen."""
         end_ms, end_events = self.now_ms + limit_ms, self.events + limit_events
         while not until():
-            if not self._heap or self.events >= end_events:
+            if not self._heap or self.events >= end_events or self._heap[0][0] > end_ms:
                 return False
             time_ms, _, _, function, args = heapq.heappop(self._heap)
             self.now_ms = max(self.now_ms, time_ms)
-            if self.now_ms > end_ms:
-                return False
             self.events += 1
             function(*args)
         return True

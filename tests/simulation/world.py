@@ -30,6 +30,7 @@ RETENTION_MS = 3_600_000
 TROUBLE_MS = 12_000
 PEACE_MS = 900_000
 REST_MS = 60_000
+SETTLING_MS = 2_000
 EVENTS = 120_000
 OPERATOR = "operator"
 
@@ -72,6 +73,7 @@ class World:
         self.judge = Judge()
         self.faults = Faults(self.rng)
         self.over = False
+        self._peace_ms = 0
         self._scheduler = Scheduler(self.rng, START_MS)
         self.at = self._scheduler.at
         self.logs: dict[str, PartitionLog] = {}
@@ -124,6 +126,11 @@ class World:
     # What the parts use
 
     @property
+    def at_peace(self) -> bool:
+        """Whether trouble is over for a while: what is asked from now on has to be answered."""
+        return not self.faults.on and self.now_ms > self._peace_ms + SETTLING_MS
+
+    @property
     def now_ms(self) -> int:
         """True time."""
         return self._scheduler.now_ms
@@ -170,8 +177,11 @@ class World:
     def _make_peace(self) -> None:
         """No more trouble, and everybody does his part: what is left undone now is stuck."""
         self.faults.heal()
+        self._peace_ms = self.now_ms
         for log in self.all_logs:
             log.skew_ms = 0
+        for gateway in self.gateways:
+            gateway.resume()
         for worker in self.workers:
             worker.fair = True
 
@@ -201,7 +211,7 @@ class World:
                     require(not tasks, f"tasks are left on {key}: {tasks}")
         require(self._reader.parked_count == 0, "history/0: records wait behind a gap")
         for gateway in self.gateways:
-            require(not gateway.waiting_calls, f"{gateway.name}: {gateway.waiting_calls} calls were never answered")
+            require(not gateway.owed_replies, f"{gateway.name}: {gateway.owed_replies} calls were never answered")
 
     def _pass_retention(self) -> None:
         """Time goes on until nothing of any run is left."""
@@ -235,6 +245,10 @@ class World:
                 partition.step(record)
             store.checkpoint(partition)
             held = owner.store
+            under_way = owner.owner.writable()
+            if under_way is not None:
+                held.commit(seat.log.number, under_way.rows, name, under_way.dues)
+                owner.owner.written()
             held.checkpoint(owner.partition)
             require(rows_of(store) == rows_of(held), f"{name}: a refold from the start has other rows")
             require(
