@@ -85,9 +85,7 @@ def complete_attributes(step: Step, opening: Opening) -> None:
     backoff_ms = duration_ms(attributes.first_workflow_task_backoff)
     attributes.first_workflow_task_backoff.CopyFrom(to_duration(backoff_ms))
     if execution_ms and not attributes.HasField("workflow_execution_expiration_time"):
-        attributes.workflow_execution_expiration_time.CopyFrom(
-            to_timestamp(step.now_ms + backoff_ms + execution_ms)
-        )
+        attributes.workflow_execution_expiration_time.CopyFrom(to_timestamp(step.now_ms + execution_ms))
 
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
@@ -98,6 +96,10 @@ def _started(run: Run, event: HistoryEvent) -> None:
     start_ms = timestamp_ms(event.event_time)
     backoff_ms = duration_ms(attributes.first_workflow_task_backoff)
     run_timeout_ms = duration_ms(attributes.workflow_run_timeout)
+    expires_ms = timestamp_ms(attributes.workflow_execution_expiration_time)
+    run_expires_ms = start_ms + backoff_ms + run_timeout_ms if run_timeout_ms else 0
+    if run_expires_ms and expires_ms:
+        run_expires_ms = min(run_expires_ms, expires_ms)
     parent = attributes.parent_workflow_execution
     run.put(
         state.CORE,
@@ -116,8 +118,8 @@ def _started(run: Run, event: HistoryEvent) -> None:
             execution_timeout_ms=duration_ms(attributes.workflow_execution_timeout),
             run_timeout_ms=run_timeout_ms,
             task_timeout_ms=duration_ms(attributes.workflow_task_timeout),
-            execution_expires_ms=timestamp_ms(attributes.workflow_execution_expiration_time),
-            run_expires_ms=start_ms + backoff_ms + run_timeout_ms if run_timeout_ms else 0,
+            execution_expires_ms=expires_ms,
+            run_expires_ms=run_expires_ms,
             first_task_due_ms=start_ms + backoff_ms if backoff_ms else 0,
             attempt=attributes.attempt,
             next_event_id=2,
@@ -138,7 +140,9 @@ def _started(run: Run, event: HistoryEvent) -> None:
     if attributes.memo.fields:
         run.put(state.MEMO, "", state.Blob(attributes.memo.SerializeToString(deterministic=True)))
     if attributes.search_attributes.indexed_fields:
-        run.put(state.SEARCH, "", state.Blob(attributes.search_attributes.SerializeToString(deterministic=True)))
+        run.put(
+            state.SEARCH, "", state.Blob(attributes.search_attributes.SerializeToString(deterministic=True))
+        )
 
 
 @emits(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
