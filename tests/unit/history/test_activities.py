@@ -336,7 +336,7 @@ def test_by_id_of_an_unknown_run(workflows: Workflows) -> None:
 
 
 def test_eager_activity_comes_with_the_answer() -> None:
-    workflows = Workflows(**{"system.enableActivityEagerExecution": 1})
+    workflows = Workflows()
     workflows.start()
     answer = workflows.step(
         activity(request_eager_execution=True),
@@ -351,7 +351,9 @@ def test_eager_activity_comes_with_the_answer() -> None:
     workflows.fold.check_refold()
 
 
-def test_eager_execution_is_off_by_default(workflows: Workflows) -> None:
+def test_eager_execution_can_be_switched_off() -> None:
+    workflows = Workflows(**{"system.enableActivityEagerExecution": 0})
+    workflows.start()
     answer = workflows.step(activity(request_eager_execution=True))
     assert not answer.activity_tasks
     assert workflows.waiting("activity", "act") == 1

@@ -55,7 +55,7 @@ def test_every_default_lies_within_its_bounds() -> None:
         ({HISTORY_POLL: 3}, "history_poll_ms", 3000),
         ({HISTORY_POLL: "3"}, "history_poll_ms", 3000),
         ({HISTORY_POLL: 0.5}, "history_poll_ms", 500),
-        ({"system.enableActivityEagerExecution": True}, "eager_activities", True),
+        ({"system.enableActivityEagerExecution": False}, "eager_activities", False),
     ],
 )
 def test_known_keys_take_effect(values: dict[str, object], field: str, expected: object) -> None:
@@ -110,9 +110,9 @@ def test_a_bad_value_is_an_error_that_names_the_key(key: str, value: object, sen
 
 
 def test_limits_travel_through_logs_as_numbers() -> None:
-    limits = Limits(eager_activities=True, history_poll_ms=5, blob_size_error_bytes=7)
+    limits = Limits(eager_activities=False, history_poll_ms=5, blob_size_error_bytes=7)
     numbers = limits_to_numbers(limits)
     assert numbers["limit.blobSize.error"] == 7
-    assert numbers["system.enableActivityEagerExecution"] == 1
+    assert numbers["system.enableActivityEagerExecution"] == 0
     assert limits_from_numbers(numbers) == limits
     assert limits_from_numbers({"limit.ofLaterVersions": 1}) == Limits()
