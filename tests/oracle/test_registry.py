@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+from .accepted import ACCEPTED
 from .registry import GOLDEN, all_scenarios
 from .runner import pretty
 
@@ -39,6 +40,15 @@ def test_every_section_has_failure_paths() -> None:
 
 def test_every_script_has_its_golden_file() -> None:
     assert sorted(GOLDEN.rglob("*.json")) == sorted(scenario.golden for scenario in all_scenarios())
+
+
+def test_accepted_differences_are_in_the_golden_files() -> None:
+    golden = {scenario.id: json.loads(scenario.golden.read_text()) for scenario in all_scenarios()}
+    for difference in json.loads(ACCEPTED.read_text()):
+        real = [entry for entry in golden[difference["scenario"]] if entry["name"] == difference["entry"]]
+        assert len(real) == 1, difference
+        assert real[0]["value"] != difference["ours"], difference
+        assert difference["reason"], difference
 
 
 def test_golden_files_are_written_as_the_recorder_writes_them() -> None:

@@ -428,6 +428,11 @@ async def validation(w: World) -> None:
 
 
 @scenario()
+async def unknown_reuse_policy(w: World) -> None:
+    await w.attempt("answer", w.start(workflow_id_reuse_policy=77))
+
+
+@scenario()
 async def retry_policy_validation(w: World) -> None:
     policies = {
         "negative initial": {"initial_interval": seconds(-1)},

@@ -391,7 +391,7 @@ async def empty_completion(w: World) -> None:
 
 @scenario()
 async def causes(w: World) -> None:
-    for cause in (0, 1, 10, UNHANDLED_FAILURE, *range(21, 36), 99):
+    for cause in (0, 1, 10, UNHANDLED_FAILURE, *range(20, 36), 99):
         name = f"wf{cause}"
         await w.start(name, queue=name)
         task = await w.task(name)
