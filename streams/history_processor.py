@@ -83,7 +83,9 @@ def _attempt(context: Context, body: Any, limits: Limits, decide: Callable[[Step
         finish(step)
     except Rejected as error:
         context.revert()
-        context.reply(step.correlation, Reply(code=error.code, message=error.message, body=error.status_bytes()))
+        context.reply(
+            step.correlation, Reply(code=error.code, message=error.message, body=error.status_bytes())
+        )
     except RunTooLargeError as error:
         context.revert()
         _terminate(Step(context, body.namespace, body.workflow_id, limits), body, error)

@@ -84,7 +84,11 @@ def terminate_call(step: Step, call: bodies.Call) -> None:
     if request.links:
         extra["links"] = request.links
     closing.terminate(
-        run, request.reason, request.identity, request.details if request.HasField("details") else None, **extra
+        run,
+        request.reason,
+        request.identity,
+        request.details if request.HasField("details") else None,
+        **extra,
     )
     step.reply(TerminateWorkflowExecutionResponse())
 

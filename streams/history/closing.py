@@ -68,7 +68,9 @@ def close(run: Run, event_type: int, attributes: Message, **extra: object) -> Hi
 def terminate(run: Run, reason: str, identity: str, details: Payloads | None = None, **extra: object) -> None:
     """End the run by force: no workflow task sees it. A running task is recorded as failed first."""
     if run.task_running:
-        workflow_tasks.fail(run, CAUSE.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND, None, "history-service")
+        workflow_tasks.fail(
+            run, CAUSE.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND, None, "history-service"
+        )
     run.flush()
     attributes = WorkflowExecutionTerminatedEventAttributes(reason=reason, identity=identity, details=details)
     close(run, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED, attributes, **extra)

@@ -275,9 +275,7 @@ def fail_for_bad_command(step: Step, call: bodies.Call, error: BadCommand) -> No
         step.reply_error(errors.invalid(error.text))
         return
     failure = Failure(message=error.text, server_failure_info=ServerFailureInfo())
-    workflow_tasks.fail(
-        run, error.cause, failure, request.identity, binary_checksum=request.binary_checksum
-    )
+    workflow_tasks.fail(run, error.cause, failure, request.identity, binary_checksum=request.binary_checksum)
     if error.terminate:
         run.flush()
         closing.terminate(run, error.text, "history-service")
@@ -297,5 +295,3 @@ def respond_failed(step: Step, call: bodies.Call) -> None:
     )
     workflow_tasks.schedule(run)
     step.reply(RespondWorkflowTaskFailedResponse())
-
-

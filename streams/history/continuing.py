@@ -72,7 +72,9 @@ def min_backoff_ms(run: Run, backoff_ms: int) -> int:
     return backoff_ms
 
 
-def follow(run: Run, successor: Successor, *, result: Payloads | None = None, failure: Failure | None = None) -> Run:
+def follow(
+    run: Run, successor: Successor, *, result: Payloads | None = None, failure: Failure | None = None
+) -> Run:
     """Open the run that retries or comes next on the cron schedule, started like the first one."""
     attributes = start_attributes(run)
     last_result = attributes.last_completion_result if attributes.HasField("last_completion_result") else None

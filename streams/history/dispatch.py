@@ -39,7 +39,9 @@ def _start_workflow_task(run: Run, body: bodies.StartTask) -> bool:
         return False
     workflow_tasks.start(
         run,
-        request_id=run.step.derived_id("wft", body.run_id, task.stamp, body.poll.gateway, body.poll.epoch, body.poll.id),
+        request_id=run.step.derived_id(
+            "wft", body.run_id, task.stamp, body.poll.gateway, body.poll.epoch, body.poll.id
+        ),
         identity=body.poll.identity,
         poll_id=body.poll.id,
     )
@@ -71,7 +73,12 @@ def task_undelivered(step: Step, body: bodies.TaskUndelivered) -> None:
         return
     elif body.task_kind == bodies.WORKFLOW_TASK:
         task = run.task
-        if task is not None and task.started_event_id and task.stamp == body.stamp and task.poll_id == body.poll_id:
+        if (
+            task is not None
+            and task.started_event_id
+            and task.stamp == body.stamp
+            and task.poll_id == body.poll_id
+        ):
             workflow_tasks.undeliver(run)
     else:
         activities.undeliver(run, body)
@@ -110,5 +117,3 @@ def fire_due(run: Run) -> None:
         part = run.entity.get(kind, id)
         if part is not None and 0 < part.deadline_ms() <= run.step.now_ms:
             expiry.EXPIRE[kind](run, id)
-
-

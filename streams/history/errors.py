@@ -53,7 +53,9 @@ class BadCommand(Exception):
     `terminate` ends the workflow as well (a history that cannot grow further).
     """
 
-    def __init__(self, cause: WorkflowTaskFailedCause.ValueType, message: str, *, terminate: bool = False) -> None:
+    def __init__(
+        self, cause: WorkflowTaskFailedCause.ValueType, message: str, *, terminate: bool = False
+    ) -> None:
         super().__init__(message)
         self.cause = cause
         self.message = message

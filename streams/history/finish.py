@@ -85,7 +85,11 @@ def _arm(run: Run) -> None:
     if first is None:
         return
     core, due_ms = run.core, first[0]
-    if core.armed_due_ms and due_ms >= core.armed_due_ms and (not core.close_ms or due_ms == core.armed_due_ms):
+    if (
+        core.armed_due_ms
+        and due_ms >= core.armed_due_ms
+        and (not core.close_ms or due_ms == core.armed_due_ms)
+    ):
         return
     run.change_core(armed_due_ms=due_ms, armed_version=core.armed_version + 1)
     run.step.context.emit(

@@ -38,7 +38,9 @@ def time_out(run: Run) -> None:
     if not core.execution_expires_ms or core.execution_expires_ms > run.step.now_ms:
         successor, retry_state = continuing.after_failure(run, failure)
     if run.task_running:
-        workflow_tasks.fail(run, CAUSE.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND, None, "history-service")
+        workflow_tasks.fail(
+            run, CAUSE.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND, None, "history-service"
+        )
     run.flush()
     closing.close(
         run,

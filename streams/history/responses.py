@@ -96,4 +96,3 @@ def _reply(run: Run, correlation: Correlation, kind: str, body: bytes, first: in
 def poll_correlation(poll: bodies.Poll) -> Correlation:
     """Where a matched poll is answered."""
     return Correlation(poll.gateway, poll.epoch, poll.id)
-

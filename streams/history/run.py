@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from streams.history.step import Step
 
 ATTRIBUTES: dict[int, str] = {
-    number: name.removeprefix("EVENT_TYPE_").lower() + "_event_attributes" for name, number in EventType.items()
+    number: name.removeprefix("EVENT_TYPE_").lower() + "_event_attributes"
+    for name, number in EventType.items()
 }
 """The field of HistoryEvent that holds the attributes of an event type."""
 
@@ -39,11 +40,7 @@ commands, and of the run's own beginning and end."""
 
 _COMPLETIONS = frozenset(
     EventType.Value(f"EVENT_TYPE_{name}")
-    for name in (
-        "ACTIVITY_TASK_COMPLETED ACTIVITY_TASK_FAILED ACTIVITY_TASK_TIMED_OUT ACTIVITY_TASK_CANCELED "
-        "CHILD_WORKFLOW_EXECUTION_COMPLETED CHILD_WORKFLOW_EXECUTION_FAILED CHILD_WORKFLOW_EXECUTION_TIMED_OUT "
-        "CHILD_WORKFLOW_EXECUTION_CANCELED CHILD_WORKFLOW_EXECUTION_TERMINATED"
-    ).split()
+    for name in ["ACTIVITY_TASK_COMPLETED", "ACTIVITY_TASK_FAILED", "ACTIVITY_TASK_TIMED_OUT", "ACTIVITY_TASK_CANCELED", "CHILD_WORKFLOW_EXECUTION_COMPLETED", "CHILD_WORKFLOW_EXECUTION_FAILED", "CHILD_WORKFLOW_EXECUTION_TIMED_OUT", "CHILD_WORKFLOW_EXECUTION_CANCELED", "CHILD_WORKFLOW_EXECUTION_TERMINATED"]
 )
 """Buffered events that come after the others when the buffer is flushed, as the real server orders them."""
 

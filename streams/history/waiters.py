@@ -37,7 +37,9 @@ def read_history(step: Step, call: bodies.Call) -> None:
     """Tell what the history of a run is: at once, or when it has grown or closed (Call.wait)."""
     run = find_run(step, call.run_id)
     core = run.core
-    waits = call.wait == "close" or (call.wait == "new_event" and core.next_event_id - 1 <= call.after_event_id)
+    waits = call.wait == "close" or (
+        call.wait == "new_event" and core.next_event_id - 1 <= call.after_event_id
+    )
     if not waits or not run.is_open:
         step.reply(history_state(run))
         return

@@ -36,7 +36,10 @@ _CONTINUE = "ContinueAsNewWorkflowExecutionCommand"
 )
 def complete(commands: Commands, attributes: CompleteWorkflowExecutionCommandAttributes) -> None:
     """The workflow returned; a cron workflow runs again."""
-    commands.require_attributes("CompleteWorkflowExecution", CAUSE.WORKFLOW_TASK_FAILED_CAUSE_BAD_COMPLETE_WORKFLOW_EXECUTION_ATTRIBUTES)
+    commands.require_attributes(
+        "CompleteWorkflowExecution",
+        CAUSE.WORKFLOW_TASK_FAILED_CAUSE_BAD_COMPLETE_WORKFLOW_EXECUTION_ATTRIBUTES,
+    )
     commands.check_size(
         attributes.result.ByteSize(),
         CAUSE.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_ACTIVITY_ATTRIBUTES,
@@ -55,7 +58,9 @@ def complete(commands: Commands, attributes: CompleteWorkflowExecutionCommandAtt
         continuing.follow(run, successor, result=attributes.result if attributes.HasField("result") else None)
 
 
-@handles_command(CommandType.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION, "fail_workflow_execution_command_attributes")
+@handles_command(
+    CommandType.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION, "fail_workflow_execution_command_attributes"
+)
 def fail(commands: Commands, attributes: FailWorkflowExecutionCommandAttributes) -> None:
     """The workflow failed; its retry policy or cron schedule may run it again."""
     bad = CAUSE.WORKFLOW_TASK_FAILED_CAUSE_BAD_FAIL_WORKFLOW_EXECUTION_ATTRIBUTES
@@ -63,7 +68,9 @@ def fail(commands: Commands, attributes: FailWorkflowExecutionCommandAttributes)
     if not attributes.HasField("failure"):
         raise BadCommand(bad, "Failure is not set on FailWorkflowExecutionCommand.")
     commands.check_size(
-        attributes.failure.ByteSize(), bad, "FailWorkflowExecutionCommandAttributes.Failure exceeds size limit."
+        attributes.failure.ByteSize(),
+        bad,
+        "FailWorkflowExecutionCommandAttributes.Failure exceeds size limit.",
     )
     run = commands.run
     successor, retry_state = continuing.after_failure(run, attributes.failure)
@@ -78,18 +85,27 @@ def fail(commands: Commands, attributes: FailWorkflowExecutionCommandAttributes)
         continuing.follow(run, successor, failure=attributes.failure)
 
 
-@handles_command(CommandType.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION, "cancel_workflow_execution_command_attributes")
+@handles_command(
+    CommandType.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION, "cancel_workflow_execution_command_attributes"
+)
 def cancel(commands: Commands, attributes: CancelWorkflowExecutionCommandAttributes) -> None:
     """The workflow ends as canceled."""
-    commands.require_attributes("CancelWorkflowExecution", CAUSE.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_WORKFLOW_EXECUTION_ATTRIBUTES)
-    event = WorkflowExecutionCanceledEventAttributes(workflow_task_completed_event_id=commands.completed_event_id)
+    commands.require_attributes(
+        "CancelWorkflowExecution", CAUSE.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_WORKFLOW_EXECUTION_ATTRIBUTES
+    )
+    event = WorkflowExecutionCanceledEventAttributes(
+        workflow_task_completed_event_id=commands.completed_event_id
+    )
     if attributes.HasField("details"):
         event.details.CopyFrom(attributes.details)
-    closing.close(commands.run, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED, event, **commands.event_extra)
+    closing.close(
+        commands.run, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED, event, **commands.event_extra
+    )
 
 
 @handles_command(
-    CommandType.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION, "continue_as_new_workflow_execution_command_attributes"
+    CommandType.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION,
+    "continue_as_new_workflow_execution_command_attributes",
 )
 def continue_as_new(commands: Commands, attributes: ContinueAsNewWorkflowExecutionCommandAttributes) -> None:
     """The workflow goes on in a new run with an empty history."""
@@ -98,7 +114,9 @@ def continue_as_new(commands: Commands, attributes: ContinueAsNewWorkflowExecuti
     run = commands.run
     initiator = attributes.initiator or INITIATOR.CONTINUE_AS_NEW_INITIATOR_WORKFLOW
     successor = Successor(
-        run.step.derived_id("next run", run.core.run_id), duration_ms(attributes.backoff_start_interval), initiator
+        run.step.derived_id("next run", run.core.run_id),
+        duration_ms(attributes.backoff_start_interval),
+        initiator,
     )
     event = WorkflowExecutionContinuedAsNewEventAttributes(
         new_execution_run_id=successor.run_id,
@@ -107,7 +125,9 @@ def continue_as_new(commands: Commands, attributes: ContinueAsNewWorkflowExecuti
         workflow_run_timeout=attributes.workflow_run_timeout,
         workflow_task_timeout=attributes.workflow_task_timeout,
         workflow_task_completed_event_id=commands.completed_event_id,
-        backoff_start_interval=attributes.backoff_start_interval if attributes.HasField("backoff_start_interval") else None,
+        backoff_start_interval=attributes.backoff_start_interval
+        if attributes.HasField("backoff_start_interval")
+        else None,
         initiator=attributes.initiator,
         inherit_build_id=attributes.inherit_build_id,
     )
@@ -129,7 +149,9 @@ def continue_as_new(commands: Commands, attributes: ContinueAsNewWorkflowExecuti
     if attributes.HasField("retry_policy"):
         started.retry_policy.CopyFrom(attributes.retry_policy)
     _inherit(commands, started)
-    closing.close(run, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW, event, **commands.event_extra)
+    closing.close(
+        run, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW, event, **commands.event_extra
+    )
     continuing.open_next(run, started, successor)
 
 
@@ -142,13 +164,17 @@ def _check_names(commands: Commands, attributes: ContinueAsNewWorkflowExecutionC
         raise BadCommand(bad, str(error)) from error
 
 
-def _complete_attributes(commands: Commands, attributes: ContinueAsNewWorkflowExecutionCommandAttributes) -> None:
+def _complete_attributes(
+    commands: Commands, attributes: ContinueAsNewWorkflowExecutionCommandAttributes
+) -> None:
     """Fill in what the command leaves to the run that it continues, and refuse what cannot be."""
     core = commands.run.core
     bad = CAUSE.WORKFLOW_TASK_FAILED_CAUSE_BAD_CONTINUE_AS_NEW_ATTRIBUTES
     commands.require_attributes("ContinueAsNewWorkflowExecution", bad)
     attributes.workflow_type.name = attributes.workflow_type.name or core.workflow_type
-    commands.check_id(attributes.workflow_type.name, bad, "WorkflowType on ContinueAsNewWorkflowExecutionCommand")
+    commands.check_id(
+        attributes.workflow_type.name, bad, "WorkflowType on ContinueAsNewWorkflowExecutionCommand"
+    )
     queue = attributes.task_queue.name or core.task_queue
     attributes.task_queue.CopyFrom(task_events.task_queue_message(queue, False, ""))
     _check(commands, attributes, bad)
@@ -197,7 +223,12 @@ def _check(
 def _inherit(commands: Commands, started: WorkflowExecutionStartedEventAttributes) -> None:
     """What the new run has from the first one whatever the command says."""
     first = start_attributes(commands.run)
-    for field in ("workflow_execution_timeout", "parent_workflow_execution", "root_workflow_execution", "priority"):
+    for field in (
+        "workflow_execution_timeout",
+        "parent_workflow_execution",
+        "root_workflow_execution",
+        "priority",
+    ):
         if first.HasField(field):
             getattr(started, field).CopyFrom(getattr(first, field))
     started.parent_workflow_namespace = first.parent_workflow_namespace

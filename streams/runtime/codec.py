@@ -67,7 +67,9 @@ class Codec:
             body=body.data if isinstance(body, Undecodable) else avro.encode(body),
         )
 
-    def record(self, topic: str, partition: int, offset: int, time_ms: int, key: str, value: Envelope) -> Record:
+    def record(
+        self, topic: str, partition: int, offset: int, time_ms: int, key: str, value: Envelope
+    ) -> Record:
         """The record of an envelope; a body that cannot be decoded becomes Undecodable."""
         return Record(
             topic,
@@ -80,7 +82,9 @@ class Codec:
             origin_epoch=value.origin_epoch,
             previous_offset=value.previous_offset,
             previous_index=value.previous_index,
-            correlation=Correlation(value.gateway, value.gateway_epoch, value.call_id) if value.gateway else None,
+            correlation=Correlation(value.gateway, value.gateway_epoch, value.call_id)
+            if value.gateway
+            else None,
             offset=offset,
             time_ms=time_ms,
         )

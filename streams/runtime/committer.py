@@ -19,7 +19,9 @@ class Committer:
 
     def __init__(self, commit: Callable[[Any], None]) -> None:
         self._commit = commit
-        self._waiting: queue.SimpleQueue[tuple[Any, asyncio.AbstractEventLoop, Done] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Any, asyncio.AbstractEventLoop, Done] | None] = (
+            queue.SimpleQueue()
+        )
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
 

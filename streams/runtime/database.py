@@ -146,7 +146,9 @@ class Database:
 
     def due_row(self, partition_name: str, key: str) -> tuple[int, int] | None:
         """See DueStore."""
-        rows = self._query("SELECT due_ms, payload FROM due WHERE partition = ? AND key = ?", partition_name, key)
+        rows = self._query(
+            "SELECT due_ms, payload FROM due WHERE partition = ? AND key = ?", partition_name, key
+        )
         return rows[0] if rows else None  # type: ignore[return-value]
 
     def positions(self) -> dict[str, Position]:
@@ -160,7 +162,9 @@ class Database:
 
     def batches(self, after: int) -> Iterator[bytes]:
         """The log batches that hold offsets above `after`, in order."""
-        for (data,) in self._reader.execute("SELECT records FROM log WHERE last > ? ORDER BY first", (after,)):
+        for (data,) in self._reader.execute(
+            "SELECT records FROM log WHERE last > ? ORDER BY first", (after,)
+        ):
             yield data
 
     def last_offset(self) -> int:
@@ -210,7 +214,8 @@ class Database:
         _PUT_DUE.run(tx, put_due)
         _DROP_DUE.run(tx, drop_due)
         tx.execute(
-            "INSERT OR REPLACE INTO positions VALUES (?, ?)", (checkpoint.name, avro.encode(checkpoint.position))
+            "INSERT OR REPLACE INTO positions VALUES (?, ?)",
+            (checkpoint.name, avro.encode(checkpoint.position)),
         )
 
     def _table_number(self, tx: sqlite3.Connection, name: str) -> int:
@@ -255,7 +260,9 @@ def _open(path: Path) -> sqlite3.Connection:
         raise DatabaseError(f"{path} is not an Odradek database file")
     if version > FORMAT:
         connection.close()
-        raise DatabaseError(f"{path} has format {version}; this version reads up to {FORMAT}: use a newer release")
+        raise DatabaseError(
+            f"{path} has format {version}; this version reads up to {FORMAT}: use a newer release"
+        )
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
@@ -263,4 +270,3 @@ def _open(path: Path) -> sqlite3.Connection:
     connection.executescript(_SCHEMA)
     create_tables(connection)
     return connection
-

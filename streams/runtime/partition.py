@@ -193,7 +193,9 @@ class Partition:
             return True
         parked = self._parked.setdefault(record.source, {})
         if len(parked) >= PARKED_LIMIT:
-            raise PartitionHaltedError(f"{self.name}: {PARKED_LIMIT} records of {record.source} wait behind a gap")
+            raise PartitionHaltedError(
+                f"{self.name}: {PARKED_LIMIT} records of {record.source} wait behind a gap"
+            )
         parked[origin] = record
         return False
 
@@ -265,7 +267,8 @@ class Partition:
             context.revert()
         if record.correlation is not None and not context.replies:
             context.reply(
-                record.correlation, Reply(code=INTERNAL, message="the record could not be applied; it changed nothing")
+                record.correlation,
+                Reply(code=INTERNAL, message="the record could not be applied; it changed nothing"),
             )
         self._keep(outcome)
 
@@ -282,7 +285,13 @@ class Partition:
                     self._emit(outcome, topic, number, key, body, correlation)
 
     def _emit(
-        self, outcome: Outcome, topic: str, partition: int, key: str, body: object, correlation: Correlation | None
+        self,
+        outcome: Outcome,
+        topic: str,
+        partition: int,
+        key: str,
+        body: object,
+        correlation: Correlation | None,
     ) -> None:
         index = len(outcome.emissions)
         channel = f"{topic}/{partition}"

@@ -191,7 +191,10 @@ class VisibilitySink:
         if not self._pending:
             return None
         taken, self._pending = self._pending, []
-        prepared = [(deletions, list(self._prepare(deletions, g))) for deletions, g in _grouped(taken, bodies.RunDeleted)]
+        prepared = [
+            (deletions, list(self._prepare(deletions, g)))
+            for deletions, g in _grouped(taken, bodies.RunDeleted)
+        ]
 
         def write(tx: sqlite3.Connection) -> None:
             for deletions, rows in prepared:
@@ -301,7 +304,9 @@ class DeadLetterSink:
 
         def write(tx: sqlite3.Connection) -> None:
             for letter in taken:
-                tx.execute("INSERT OR REPLACE INTO dead_letters VALUES (?, ?)", (letter.offset, avro.encode(letter)))
+                tx.execute(
+                    "INSERT OR REPLACE INTO dead_letters VALUES (?, ?)", (letter.offset, avro.encode(letter))
+                )
 
         return write
 

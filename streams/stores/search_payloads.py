@@ -10,6 +10,7 @@ from temporalio.api.common.v1 import Payload, SearchAttributes
 from streams.stores.filter_values import parse_rfc3339_ns
 from streams.stores.search_attributes import PREDEFINED_ATTRIBUTES, SearchValue, ValueType
 
+
 class SearchValueError(ValueError):
     """A payload that is not a value of its attribute's type."""
 

@@ -307,9 +307,7 @@ def _ordering(keys: Sequence[SqlValue], descending: Sequence[bool]) -> list[sa.C
     ]
 
 
-def _behind(
-    keys: Sequence[SqlValue], descending: Sequence[bool], after: Sequence[SortKey]
-) -> SqlCondition:
+def _behind(keys: Sequence[SqlValue], descending: Sequence[bool], after: Sequence[SortKey]) -> SqlCondition:
     """Rows that come after the given sort keys, where missing values come last."""
     alternatives: list[SqlCondition] = []
     same: list[SqlCondition] = []

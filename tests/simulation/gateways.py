@@ -93,9 +93,7 @@ class Gateway:
 
     # Appending
 
-    def _append(
-        self, topic: str, number: int, key: str, body: Any, correlation: Correlation | None
-    ) -> None:
+    def _append(self, topic: str, number: int, key: str, body: Any, correlation: Correlation | None) -> None:
         self._sequence += 1
         record = Record(
             topic,
@@ -138,7 +136,9 @@ class Gateway:
 
     # Calls
 
-    def call(self, body: Call | Any, topic: str, key: str, timeout_ms: int, done: Callable[[Reply | None], None]) -> None:
+    def call(
+        self, body: Call | Any, topic: str, key: str, timeout_ms: int, done: Callable[[Reply | None], None]
+    ) -> None:
         """Append a call and await its reply; None when that takes too long or the gateway dies."""
         answered = False
 
@@ -159,7 +159,9 @@ class Gateway:
         self._waiting[self._last_id] = waiting
         return Correlation(self.name, self.epoch, self._last_id)
 
-    def poll(self, queue: str, task_kind: str, request: Any, sticky: bool, wait_ms: int, done: OnReply) -> None:
+    def poll(
+        self, queue: str, task_kind: str, request: Any, sticky: bool, wait_ms: int, done: OnReply
+    ) -> None:
         """Poll for a task; `done` gets a reply with a task or an empty one, or is called late, or never."""
         if not self.up:
             self.world.at(500, done, Reply())
@@ -169,7 +171,13 @@ class Gateway:
         self.world.judge.poll_deadlines[(self.name, self.epoch, correlation.id)] = deadline_ms
         key = queue_key(request.namespace, queue, task_kind)
         body = PollTask(
-            request.namespace, queue, task_kind, request.identity, deadline_ms, request.SerializeToString(), sticky
+            request.namespace,
+            queue,
+            task_kind,
+            request.identity,
+            deadline_ms,
+            request.SerializeToString(),
+            sticky,
         )
         self._append(TASKS, self.world.partition_of(TASKS, key), key, body, correlation)
         self.world.at(wait_ms + MARGIN_MS, self._give_up, correlation)
@@ -218,7 +226,9 @@ class Gateway:
         """Give a task back that reached no worker."""
         if reply.code or not reply.body:
             return
-        response_type = PollActivityTaskQueueResponse if task_kind == ACTIVITY_TASK else PollWorkflowTaskQueueResponse
+        response_type = (
+            PollActivityTaskQueueResponse if task_kind == ACTIVITY_TASK else PollWorkflowTaskQueueResponse
+        )
         token = TaskToken.decode(response_type.FromString(reply.body).task_token)
         body = TaskUndelivered(
             token.namespace,

@@ -97,7 +97,10 @@ class Judge:
         if known is not None:
             if left[2] and not known[2]:
                 return  # Older code, whose verdict will not be let out.
-            require(not known[2] or left[2], f"{name}@{offset} was judged, and is applied by other code: {record!r}")
+            require(
+                not known[2] or left[2],
+                f"{name}@{offset} was judged, and is applied by other code: {record!r}",
+            )
             require(
                 known == left,
                 f"{name}@{offset} left something else the second time: {record!r}: {known} and then {left}",
@@ -146,7 +149,9 @@ class Judge:
 
     def lettered(self, letter: DeadLetter) -> None:
         """A dead letter left."""
-        require((letter.source, letter.offset) in self.verdicts, f"a letter left before its checkpoint: {letter}")
+        require(
+            (letter.source, letter.offset) in self.verdicts, f"a letter left before its checkpoint: {letter}"
+        )
         self.letters.add((letter.source, letter.offset))
 
     def answered(self, correlation: Correlation, reply: Reply) -> None:
@@ -229,24 +234,38 @@ class Judge:
 
     def _check_signal(self, index: Index, name: str, detail: bool) -> None:
         expected = 1 if detail else 0
-        require(index.signals[name] == expected, f"signal {name}: told {detail}, in history {index.signals[name]} times")
+        require(
+            index.signals[name] == expected,
+            f"signal {name}: told {detail}, in history {index.signals[name]} times",
+        )
 
     def _check_update(self, index: Index, name: str, completed: bool) -> None:
         require(index.accepted[name] == 1, f"update {name} was accepted {index.accepted[name]} times")
         require(
-            not completed or index.completed[name] == 1, f"update {name} was completed {index.completed[name]} times"
+            not completed or index.completed[name] == 1,
+            f"update {name} was completed {index.completed[name]} times",
         )
 
     def _check_activity(self, index: Index, name: str, token: TaskToken) -> None:
-        require(index.activities[name] == 1, f"completion {name} was accepted, in history {index.activities[name]} times")
+        require(
+            index.activities[name] == 1,
+            f"completion {name} was accepted, in history {index.activities[name]} times",
+        )
         attempt = index.attempts[name]
-        require(attempt == token.attempt, f"completion {name} of attempt {token.attempt} ended attempt {attempt}")
+        require(
+            attempt == token.attempt, f"completion {name} of attempt {token.attempt} ended attempt {attempt}"
+        )
 
     def _check_task(self, index: Index, name: str, detail: Any) -> None:
-        require(index.tasks[name] == 1, f"workflow task {name} was accepted, in history {index.tasks[name]} times")
+        require(
+            index.tasks[name] == 1, f"workflow task {name} was accepted, in history {index.tasks[name]} times"
+        )
 
     def _check_cancel(self, index: Index, name: str, run_id: str) -> None:
-        require(index.cancels[run_id] == 1, f"cancel of {run_id} was accepted, in history {index.cancels[run_id]} times")
+        require(
+            index.cancels[run_id] == 1,
+            f"cancel of {run_id} was accepted, in history {index.cancels[run_id]} times",
+        )
 
     def _check_terminate(self, index: Index, name: str, run_id: str) -> None:
         last = self.runs[run_id].events[-1]

@@ -85,7 +85,9 @@ class SimOwner:
 
         def partition() -> CheckedPartition:
             made = CheckedPartition(
-                processor(seat.log.topic, lambda record: world.faults.poison and not fixed and is_poison(record)),
+                processor(
+                    seat.log.topic, lambda record: world.faults.poison and not fixed and is_poison(record)
+                ),
                 seat.log.number,
                 restoring.store,
                 restoring.store,

@@ -1,5 +1,8 @@
 from contextlib import contextmanager
+
 BUGS = {}
+
+
 @contextmanager
 def planted(name):
     yield

@@ -41,7 +41,9 @@ def duration(ms: int) -> Duration:
 
 def failure(message: str, retryable: bool = True) -> Failure:
     """What a worker says went wrong."""
-    return Failure(message=message, application_failure_info=ApplicationFailureInfo(non_retryable=not retryable))
+    return Failure(
+        message=message, application_failure_info=ApplicationFailureInfo(non_retryable=not retryable)
+    )
 
 
 # --- programs ---
@@ -54,7 +56,9 @@ def random_program(rng: random.Random, depth: int = 0) -> dict[str, Any]:
         stages.append([_random_op(rng, f"{number}.{i}", depth) for i in range(rng.choice((1, 1, 2, 3)))])
     left_behind = [op for stage in stages for op in stage if not op["wait"]]
     if left_behind:
-        stages.append([{"kind": "cancel", "id": f"c{op['id']}", "of": op["id"], "wait": True} for op in left_behind])
+        stages.append(
+            [{"kind": "cancel", "id": f"c{op['id']}", "of": op["id"], "wait": True} for op in left_behind]
+        )
     again = 1 if depth == 0 and rng.random() < 0.2 else 0
     return {
         "stages": stages,
@@ -76,7 +80,12 @@ def _random_op(rng: random.Random, id: str, depth: int) -> dict[str, Any]:
             "attempts": rng.choice((1, 3, 5)),
         }
     if pick < 0.72:
-        return {"kind": "timer", "id": f"t{id}", "wait": rng.random() < 0.8, "ms": rng.choice((1, 250, 1_800, 6_000))}
+        return {
+            "kind": "timer",
+            "id": f"t{id}",
+            "wait": rng.random() < 0.8,
+            "ms": rng.choice((1, 250, 1_800, 6_000)),
+        }
     if pick < 0.86:
         return {
             "kind": "child",
@@ -279,11 +288,5 @@ _ENDS_ACTIVITY = frozenset(
 )
 _ENDS_INITIATED = frozenset(
     E.Value(f"EVENT_TYPE_{name}")
-    for name in (
-        "CHILD_WORKFLOW_EXECUTION_COMPLETED CHILD_WORKFLOW_EXECUTION_FAILED CHILD_WORKFLOW_EXECUTION_TIMED_OUT "
-        "CHILD_WORKFLOW_EXECUTION_CANCELED CHILD_WORKFLOW_EXECUTION_TERMINATED "
-        "START_CHILD_WORKFLOW_EXECUTION_FAILED SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED "
-        "EXTERNAL_WORKFLOW_EXECUTION_SIGNALED REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED "
-        "EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED"
-    ).split()
+    for name in ["CHILD_WORKFLOW_EXECUTION_COMPLETED", "CHILD_WORKFLOW_EXECUTION_FAILED", "CHILD_WORKFLOW_EXECUTION_TIMED_OUT", "CHILD_WORKFLOW_EXECUTION_CANCELED", "CHILD_WORKFLOW_EXECUTION_TERMINATED", "START_CHILD_WORKFLOW_EXECUTION_FAILED", "SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED", "EXTERNAL_WORKFLOW_EXECUTION_SIGNALED", "REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED", "EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED"]
 )

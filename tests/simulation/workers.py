@@ -110,7 +110,9 @@ class Worker:
         delay_ms = rng.randint(8_000, 14_000) if behaviour < 0.06 else rng.randint(0, 40)
         self.world.at(delay_ms, self._answer, response, came, behaviour)
 
-    def _answer(self, response: api.PollWorkflowTaskQueueResponse, came: list[HistoryEvent], how: float) -> None:
+    def _answer(
+        self, response: api.PollWorkflowTaskQueueResponse, came: list[HistoryEvent], how: float
+    ) -> None:
         run_id = response.workflow_execution.run_id
         events = self._known(run_id, came)
         if response.HasField("query"):
@@ -123,7 +125,10 @@ class Worker:
             self._respond("RespondWorkflowTaskFailed", request, lambda reply: None)
         elif how < 0.09:
             request = api.RespondWorkflowTaskFailedRequest(
-                namespace=NAMESPACE, task_token=response.task_token, identity=self.name, failure=failure("a bug")
+                namespace=NAMESPACE,
+                task_token=response.task_token,
+                identity=self.name,
+                failure=failure("a bug"),
             )
             self._respond("RespondWorkflowTaskFailed", request, lambda reply: None)
         else:

@@ -318,9 +318,7 @@ def test_request_to_another_workflow_without_an_answer_goes_out_again(workflows:
     workflows.step(queue="other")
     workflows.hold()
     workflows.step(
-        command(
-            "SIGNAL_EXTERNAL_WORKFLOW_EXECUTION", execution={"workflow_id": "other"}, signal_name="hello"
-        )
+        command("SIGNAL_EXTERNAL_WORKFLOW_EXECUTION", execution={"workflow_id": "other"}, signal_name="hello")
     )
     workflows.signal()
     workflows.step()
@@ -392,9 +390,7 @@ def test_reset_in_many_pages_makes_the_same_run(workflows: Workflows) -> None:
     number = len(pages)
     for part in parts:
         workflows.send(
-            one.page(
-                number, first_event_id=len(events) + 1, events=(), parts=(part,), reapply=(), last=False
-            )
+            one.page(number, first_event_id=len(events) + 1, events=(), parts=(part,), reapply=(), last=False)
         )
         number += 1
     workflows.fold.restart()
