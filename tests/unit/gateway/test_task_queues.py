@@ -41,12 +41,10 @@ async def test_only_the_types_asked_for_are_described(served: Served, type_: Tas
     assert list(described.versions_info[""].types_info) == [type_]
 
 
-async def test_types_without_task_queues_are_refused(served: Served) -> None:
-    request = enhanced(task_queue_types=[TaskQueueType.TASK_QUEUE_TYPE_NEXUS])
-    assert await refusal(served.workflows.DescribeTaskQueue(request)) == (
-        grpc.StatusCode.UNIMPLEMENTED,
-        "This server has task queues for workflows and activities only.",
-    )
+async def test_types_without_workers_here_are_empty(served: Served) -> None:
+    request = enhanced(task_queue_types=[TaskQueueType.TASK_QUEUE_TYPE_NEXUS], report_pollers=True)
+    described = await served.workflows.DescribeTaskQueue(request)
+    assert not described.versions_info[""].types_info[TaskQueueType.TASK_QUEUE_TYPE_NEXUS].pollers
 
 
 async def test_reachability_of_too_many_build_ids_is_refused(served: Served) -> None:
