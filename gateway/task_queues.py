@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from temporalio.api.enums.v1 import BuildIdTaskReachability as Reachability
 from temporalio.api.enums.v1 import DescribeTaskQueueMode, TaskQueueKind, TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueuePartitionMetadata, TaskQueueTypeInfo
+from temporalio.api.taskqueue.v1 import TaskQueuePartitionMetadata
 from temporalio.api.workflowservice.v1 import (
     DescribeTaskQueueRequest,
-    DescribeTaskQueueResponse,
     ListTaskQueuePartitionsRequest,
     ListTaskQueuePartitionsResponse,
     ShutdownWorkerRequest,
@@ -26,8 +24,6 @@ from streams.topology import TASKS, queue_key
 
 _ENHANCED: Final = DescribeTaskQueueMode.DESCRIBE_TASK_QUEUE_MODE_ENHANCED
 _STICKY: Final = TaskQueueKind.TASK_QUEUE_KIND_STICKY
-_MAX_REACHABILITY: Final = 5
-_WORKFLOW: Final = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
 _ACTIVITY: Final = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
 _TASK_KINDS: Final = {TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW: WORKFLOW_TASK, _ACTIVITY: ACTIVITY_TASK}
 _MAX_BUILD_IDS: Final = 5
@@ -41,69 +37,24 @@ class TaskQueues:
         self._backend = backend
 
     async def describe(self, request: DescribeTaskQueueRequest, data: bytes, context: Context) -> bytes:
-        """DescribeTaskQueue."""
+        """DescribeTaskQueue, of one type of the queue or, in enhanced mode, of several."""
         self._backend.namespace(request.namespace)
         queue = request.task_queue
-        enhanced = request.api_mode == _ENHANCED
-        check_task_queue(queue, request.HasField("task_queue"), self._backend.limits, partition=not enhanced)
-        if not enhanced:
-            kind = ACTIVITY_TASK if request.task_queue_type == _ACTIVITY else WORKFLOW_TASK
-            return await self._ask("DescribeTaskQueue", request.namespace, queue.name, kind, data)
-        if queue.kind == _STICKY:
-            raise errors.invalid(
-                "Enhanced DescribeTaskQueue is not valid for a sticky queue, use api_mode=UNSPECIFIED "
-                "or a normal queue."
-            )
-        if request.report_task_reachability and len(request.versions.build_ids) > _MAX_REACHABILITY:
-            raise errors.invalid(
-                "Too many build ids queried at once with ReportTaskReachability==true, limit: "
-                f"{_MAX_REACHABILITY}"
-            )
-        return await self._describe_versions(request)
-
-    async def _describe_versions(self, request: DescribeTaskQueueRequest) -> bytes:
-        """The enhanced mode: all workers are of the one version that has no build id."""
-        response = DescribeTaskQueueResponse()
-        versions = request.versions
-        if versions.unversioned or versions.all_active or not versions.build_ids:
-            unversioned = response.versions_info[""]
-            for type_ in request.task_queue_types or (_WORKFLOW, _ACTIVITY):
-                await self._describe_type(request, type_, unversioned.types_info[type_])
-            if request.report_task_reachability:
-                unversioned.task_reachability = Reachability.BUILD_ID_TASK_REACHABILITY_REACHABLE
-        for build_id in versions.build_ids:
-            version = response.versions_info[build_id]
-            for type_ in request.task_queue_types or (_WORKFLOW, _ACTIVITY):
-                version.types_info[type_].SetInParent()
-            if request.report_task_reachability:
-                version.task_reachability = Reachability.BUILD_ID_TASK_REACHABILITY_UNREACHABLE
-        return response.SerializeToString()
-
-    async def _describe_type(
-        self, request: DescribeTaskQueueRequest, type_: TaskQueueType.ValueType, info: TaskQueueTypeInfo
-    ) -> None:
-        kind = {_WORKFLOW: WORKFLOW_TASK, _ACTIVITY: ACTIVITY_TASK}.get(type_)
-        if kind is None or not (request.report_pollers or request.report_stats):
-            return
-        plain = DescribeTaskQueueRequest(
-            namespace=request.namespace,
-            task_queue=request.task_queue,
-            task_queue_type=type_,
-            report_stats=True,
+        check_task_queue(
+            queue,
+            request.HasField("task_queue"),
+            self._backend.limits,
+            partition=request.api_mode != _ENHANCED,
         )
-        described = DescribeTaskQueueResponse.FromString(
-            await self._ask(
-                "DescribeTaskQueue",
-                request.namespace,
-                request.task_queue.name,
-                kind,
-                plain.SerializeToString(),
-            )
-        )
-        if request.report_pollers:
-            info.pollers.extend(described.pollers)
-        if request.report_stats:
-            info.stats.CopyFrom(described.stats)
+        if request.api_mode == _ENHANCED:
+            if queue.kind == _STICKY:
+                raise errors.invalid(
+                    "Enhanced DescribeTaskQueue is not valid for a sticky queue, use api_mode=UNSPECIFIED "
+                    "or a normal queue."
+                )
+            return await self._describe_types(request, data)
+        kind = ACTIVITY_TASK if request.task_queue_type == _ACTIVITY else WORKFLOW_TASK
+        return await self._ask("DescribeTaskQueue", request.namespace, queue.name, kind, data)
 
     async def _describe_types(self, request: DescribeTaskQueueRequest, data: bytes) -> bytes:
         """Each type of a queue has an owner of its own: ask them all and put their answers together."""

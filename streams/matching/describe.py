@@ -112,7 +112,7 @@ def _build_ids(request: DescribeTaskQueueRequest) -> list[str]:
     if not request.HasField("versions"):
         return [""]
     found = set(request.versions.build_ids)
-    if request.versions.unversioned:
+    if request.versions.unversioned or request.versions.all_active:
         found.add("")
     return sorted(found)
 
