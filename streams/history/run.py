@@ -38,10 +38,12 @@ UNBUFFERED = frozenset(EventType.Value(f"EVENT_TYPE_{name}") for name in _UNBUFF
 """Events that take their place in the history even while a workflow task runs: those of the task itself, of its
 commands, and of the run's own beginning and end."""
 
-_COMPLETIONS = frozenset(
-    EventType.Value(f"EVENT_TYPE_{name}")
-    for name in ["ACTIVITY_TASK_COMPLETED", "ACTIVITY_TASK_FAILED", "ACTIVITY_TASK_TIMED_OUT", "ACTIVITY_TASK_CANCELED", "CHILD_WORKFLOW_EXECUTION_COMPLETED", "CHILD_WORKFLOW_EXECUTION_FAILED", "CHILD_WORKFLOW_EXECUTION_TIMED_OUT", "CHILD_WORKFLOW_EXECUTION_CANCELED", "CHILD_WORKFLOW_EXECUTION_TERMINATED"]
-)
+_COMPLETION_NAMES = """
+ACTIVITY_TASK_COMPLETED ACTIVITY_TASK_FAILED ACTIVITY_TASK_TIMED_OUT ACTIVITY_TASK_CANCELED
+CHILD_WORKFLOW_EXECUTION_COMPLETED CHILD_WORKFLOW_EXECUTION_FAILED CHILD_WORKFLOW_EXECUTION_TIMED_OUT
+CHILD_WORKFLOW_EXECUTION_CANCELED CHILD_WORKFLOW_EXECUTION_TERMINATED
+"""
+_COMPLETIONS = frozenset(EventType.Value(f"EVENT_TYPE_{name}") for name in _COMPLETION_NAMES.split())
 """Buffered events that come after the others when the buffer is flushed, as the real server orders them."""
 
 

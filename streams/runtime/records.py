@@ -131,4 +131,5 @@ class Record:
 
     def __repr__(self) -> str:
         name = type(self.body).__name__
-        return f"<{name} {self.topic}/{self.partition}@{self.offset} key={self.key} from {self.source}:{self.origin_offset}.{self.index}>"
+        where = f"{self.topic}/{self.partition}@{self.offset}"
+        return f"<{name} {where} key={self.key} from {self.source}:{self.origin_offset}.{self.index}>"

@@ -51,9 +51,10 @@ def failure(message: str, retryable: bool = True) -> Failure:
 
 def random_program(rng: random.Random, depth: int = 0) -> dict[str, Any]:
     """A program with a few stages; at depth 0 it may have children and continue as new."""
-    stages: list[list[dict[str, Any]]] = []
-    for number in range(rng.choice((1, 1, 2, 3) if depth == 0 else (1, 1, 2))):
-        stages.append([_random_op(rng, f"{number}.{i}", depth) for i in range(rng.choice((1, 1, 2, 3)))])
+    stages = [
+        [_random_op(rng, f"{number}.{i}", depth) for i in range(rng.choice((1, 1, 2, 3)))]
+        for number in range(rng.choice((1, 1, 2, 3) if depth == 0 else (1, 1, 2)))
+    ]
     left_behind = [op for stage in stages for op in stage if not op["wait"]]
     if left_behind:
         stages.append(
@@ -288,5 +289,16 @@ _ENDS_ACTIVITY = frozenset(
 )
 _ENDS_INITIATED = frozenset(
     E.Value(f"EVENT_TYPE_{name}")
-    for name in ["CHILD_WORKFLOW_EXECUTION_COMPLETED", "CHILD_WORKFLOW_EXECUTION_FAILED", "CHILD_WORKFLOW_EXECUTION_TIMED_OUT", "CHILD_WORKFLOW_EXECUTION_CANCELED", "CHILD_WORKFLOW_EXECUTION_TERMINATED", "START_CHILD_WORKFLOW_EXECUTION_FAILED", "SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED", "EXTERNAL_WORKFLOW_EXECUTION_SIGNALED", "REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED", "EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED"]
+    for name in (
+        "CHILD_WORKFLOW_EXECUTION_COMPLETED",
+        "CHILD_WORKFLOW_EXECUTION_FAILED",
+        "CHILD_WORKFLOW_EXECUTION_TIMED_OUT",
+        "CHILD_WORKFLOW_EXECUTION_CANCELED",
+        "CHILD_WORKFLOW_EXECUTION_TERMINATED",
+        "START_CHILD_WORKFLOW_EXECUTION_FAILED",
+        "SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED",
+        "EXTERNAL_WORKFLOW_EXECUTION_SIGNALED",
+        "REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED",
+        "EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED",
+    )
 )

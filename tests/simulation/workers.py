@@ -152,7 +152,8 @@ class Worker:
                     answer=payloads(response.workflow_execution.run_id),
                 )
             )
-        rejected = all([self._answer_update(request, message) for message in response.messages])
+        answers = [self._answer_update(request, message) for message in response.messages]
+        rejected = all(answers)
         request.commands.extend(commands)
         if self.sticky_queue:
             request.sticky_attributes.CopyFrom(
