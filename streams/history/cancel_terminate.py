@@ -19,18 +19,23 @@ from streams import bodies
 from streams.history import closing, workflow_tasks
 from streams.history.calls import handles_call
 from streams.history.evolve import applies
-from streams.history.lookup import find_open_run
+from streams.history.lookup import find_open_run, find_run
+from streams.history.opening import begin_delayed
 from streams.history.run import Run
 from streams.history.step import Step
 
 
 @handles_call("RequestCancelWorkflowExecution")
 def request_cancel_call(step: Step, call: bodies.Call) -> None:
-    """Ask a run to cancel itself. Asking again changes nothing."""
+    """Ask a run to cancel itself. Asking again changes nothing, nor does asking one that has closed."""
     request = RequestCancelWorkflowExecutionRequest.FromString(call.request)
-    run = find_open_run(step, call.run_id, request.first_execution_run_id)
+    first_run_id = request.first_execution_run_id
+    run_id = "" if first_run_id else call.run_id
+    if not find_run(step, run_id).is_open:
+        step.reply(RequestCancelWorkflowExecutionResponse())
+        return
     request_cancel(
-        run,
+        find_open_run(step, run_id, first_run_id),
         identity=request.identity,
         cause=request.reason,
         request_id=request.request_id,
@@ -49,7 +54,10 @@ def request_cancel(
     external: WorkflowExecution | None = None,
     external_initiated_event_id: int = 0,
 ) -> bool:
-    """Record that cancellation was asked for and have the workflow see it; False when it was before."""
+    """Record that cancellation was asked for and have the workflow see it, also one whose first task is yet to come.
+
+    False when it was asked for before.
+    """
     if run.core.cancel_requested:
         return False
     extra: dict[str, object] = {}
@@ -66,7 +74,7 @@ def request_cancel(
         **extra,
     )
     run.change_core(cancel_request_id=request_id)
-    workflow_tasks.schedule_if_none(run)
+    begin_delayed(run)
     return True
 
 

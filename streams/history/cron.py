@@ -74,8 +74,9 @@ def next_ms(text: str, scheduled_ms: int, now_ms: int) -> int:
     """When a schedule is next due: after `scheduled_ms` and not before `now_ms`; 0 when never. In ms since 1970."""
     schedule = parse(text)
     if schedule.every_ms:
-        periods = max(-(-(now_ms - scheduled_ms) // schedule.every_ms), 1)
-        return scheduled_ms // 1000 * 1000 + periods * schedule.every_ms
+        whole_ms = scheduled_ms // 1000 * 1000
+        periods = max(-(-(now_ms - whole_ms) // schedule.every_ms), 1)
+        return whole_ms + periods * schedule.every_ms
     base_s = max(scheduled_ms // 1000, -(-now_ms // 1000) - 1)
     base = datetime.fromtimestamp(base_s, tz=UTC).astimezone(schedule.zone)
     try:
