@@ -165,14 +165,22 @@ class World:
             self.faults.begin(self)
             self._scheduler.run(lambda: False, TROUBLE_MS, EVENTS)
             self._make_peace()
-            done = self._scheduler.run(self._all_done, PEACE_MS, EVENTS)
-            require(done, f"stuck: {self._what_is_left()}")
+            self._finish_all()
             self.over = True
             self._scheduler.run(lambda: False, REST_MS, EVENTS)
             self.judge.conclude()
             self._check_rest()
             self._pass_retention()
             self._refold()
+
+    def _finish_all(self) -> None:
+        """Go on until everything is done, and stays so: a run may be about to begin."""
+        while True:
+            done = self._scheduler.run(self._all_done, PEACE_MS, EVENTS)
+            require(done, f"stuck: {self._what_is_left()}")
+            self._scheduler.run(lambda: False, SETTLING_MS, EVENTS)
+            if self._all_done():
+                return
 
     def _make_peace(self) -> None:
         """No more trouble, and everybody does his part: what is left undone now is stuck."""
