@@ -14,8 +14,8 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from gateway import errors
+from gateway.sizes import check_blob, check_memo
 from gateway.validation import (
-    check_blob,
     check_durations,
     check_links,
     check_priority,
@@ -97,7 +97,7 @@ def complete_signal_with_start(request: SignalWithStart, namespace: NamespaceCon
     check_links(request.links, limits)
     _check_versioning_override(request)
     _check_sizes(request, limits)
-    check_blob(request.signal_input, limits)
+    check_blob(request.signal_input, limits, request.namespace, request.workflow_id)
 
 
 def check_signal_name(name: str, limits: Limits) -> None:
@@ -193,6 +193,5 @@ def _check_versioning_override(request: Start | SignalWithStart) -> None:
 
 
 def _check_sizes(request: Start | SignalWithStart, limits: Limits) -> None:
-    check_blob(request.input, limits)
-    if request.memo.ByteSize() > limits.memo_size_error_bytes:
-        raise errors.invalid("Memo size exceeds limit.")
+    check_blob(request.input, limits, request.namespace, request.workflow_id)
+    check_memo(request.memo, limits, request.namespace, request.workflow_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from google.protobuf.message import Message
 from temporalio.api.enums.v1 import QueryResultType
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.workflowservice.v1 import (
@@ -22,7 +23,7 @@ from temporalio.api.workflowservice.v1 import (
     RespondWorkflowTaskFailedRequest,
 )
 
-from gateway import errors, oversize
+from gateway import errors, oversize, sizes
 from gateway.backend import Backend, Context
 from gateway.histories import Histories
 from gateway.validation import (
@@ -54,6 +55,15 @@ class TokenRequest(Protocol):
     def task_token(self) -> bytes: ...
     @property
     def namespace(self) -> str: ...
+
+
+class Workflow(Protocol):
+    """What names the workflow that an answer is for: a task's token, or the request itself."""
+
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def workflow_id(self) -> str: ...
 
 
 class TaskCalls:
@@ -98,7 +108,7 @@ class TaskCalls:
         token = self._token(request, WORKFLOW_TASK)
         limits = self._backend.limits
         check_identity(request.identity, limits)
-        if request.failure.ByteSize() > limits.blob_size_error_bytes:
+        if self._is_over(request.failure, token):
             cause = oversize.truncated(request.failure, limits.blob_size_warn_bytes)
             request.failure.CopyFrom(oversize.server_failure(oversize.FAILURE, cause))
             data = request.SerializeToString()
@@ -109,7 +119,7 @@ class TaskCalls:
     ) -> bytes:
         """RespondQueryTaskCompleted."""
         token = self._token(request, QUERY_TASK)
-        if request.query_result.ByteSize() > self._backend.limits.blob_size_error_bytes:
+        if self._is_over(request.query_result, token):
             request.ClearField("query_result")
             request.completed_type = QueryResultType.QUERY_RESULT_TYPE_FAILED
             request.error_message = "Blob data size exceeds limit."
@@ -123,7 +133,7 @@ class TaskCalls:
     ) -> bytes:
         """RecordActivityTaskHeartbeat."""
         token = self._token(request, ACTIVITY_TASK)
-        if self._is_over(request.details.ByteSize()):
+        if self._is_over(request.details, token):
             await self._fail(token, request.task_token, request.identity, oversize.HEARTBEAT, context)
             return _CANCEL_REQUESTED
         return await self._respond("RecordActivityTaskHeartbeat", token, data, context)
@@ -134,7 +144,7 @@ class TaskCalls:
         """RespondActivityTaskCompleted."""
         token = self._token(request, ACTIVITY_TASK)
         check_identity(request.identity, self._backend.limits)
-        if self._is_over(request.result.ByteSize()):
+        if self._is_over(request.result, token):
             return await self._fail(token, request.task_token, request.identity, oversize.RESULT, context)
         return await self._respond("RespondActivityTaskCompleted", token, data, context)
 
@@ -144,7 +154,7 @@ class TaskCalls:
         if request.HasField("failure") and not request.failure.HasField("application_failure_info"):
             raise errors.invalid("Failure must have ApplicationFailureInfo.")
         check_identity(request.identity, self._backend.limits)
-        cut = self._cut(request)
+        cut = self._cut(request, token)
         if cut:
             data = request.SerializeToString()
         reply = await self._respond("RespondActivityTaskFailed", token, data, context)
@@ -156,7 +166,7 @@ class TaskCalls:
         """RespondActivityTaskCanceled."""
         token = self._token(request, ACTIVITY_TASK)
         check_identity(request.identity, self._backend.limits)
-        if self._is_over(request.details.ByteSize()):
+        if self._is_over(request.details, token):
             return await self._fail(
                 token, request.task_token, request.identity, oversize.CANCEL_DETAILS, context
             )
@@ -169,7 +179,7 @@ class TaskCalls:
     ) -> bytes:
         """RecordActivityTaskHeartbeatById."""
         self._check_ids(request)
-        if self._is_over(request.details.ByteSize()):
+        if self._is_over(request.details, request):
             await self._fail_by_id(request, oversize.HEARTBEAT, context)
             return _CANCEL_REQUESTED
         return await self._respond_by_id("RecordActivityTaskHeartbeatById", request, data, context)
@@ -179,14 +189,14 @@ class TaskCalls:
     ) -> bytes:
         """RespondActivityTaskCompletedById."""
         self._check_ids(request)
-        if self._is_over(request.result.ByteSize()):
+        if self._is_over(request.result, request):
             return await self._fail_by_id(request, oversize.RESULT, context)
         return await self._respond_by_id("RespondActivityTaskCompletedById", request, data, context)
 
     async def activity_failed_by_id(self, request: FailedById, data: bytes, context: Context) -> bytes:
         """RespondActivityTaskFailedById."""
         self._check_ids(request)
-        cut = self._cut(request)
+        cut = self._cut(request, request)
         if cut:
             data = request.SerializeToString()
         reply = await self._respond_by_id("RespondActivityTaskFailedById", request, data, context)
@@ -197,7 +207,7 @@ class TaskCalls:
     ) -> bytes:
         """RespondActivityTaskCanceledById."""
         self._check_ids(request)
-        if self._is_over(request.details.ByteSize()):
+        if self._is_over(request.details, request):
             return await self._fail_by_id(request, oversize.CANCEL_DETAILS, context)
         return await self._respond_by_id("RespondActivityTaskCanceledById", request, data, context)
 
@@ -268,16 +278,17 @@ class TaskCalls:
         check_run_id(request.run_id, "RunId is not valid UUID.")
         check_identity(request.identity, self._backend.limits)
 
-    def _is_over(self, size_bytes: int) -> bool:
-        return size_bytes > self._backend.limits.blob_size_error_bytes
+    def _is_over(self, payload: Message, workflow: Workflow) -> bool:
+        limits = self._backend.limits
+        return sizes.is_over(payload.ByteSize(), limits, workflow.namespace, workflow.workflow_id)
 
-    def _cut(self, request: Failed | FailedById) -> list[Failure]:
+    def _cut(self, request: Failed | FailedById, workflow: Workflow) -> list[Failure]:
         """Cut what is too large out of a failed activity's request. Returns what the worker is told of it."""
         told = []
-        if self._is_over(request.last_heartbeat_details.ByteSize()):
+        if self._is_over(request.last_heartbeat_details, workflow):
             told.append(oversize.server_failure(oversize.HEARTBEAT))
             request.ClearField("last_heartbeat_details")
-        if self._is_over(request.failure.ByteSize()):
+        if self._is_over(request.failure, workflow):
             cause = oversize.truncated(request.failure, self._backend.limits.blob_size_warn_bytes)
             request.failure.CopyFrom(oversize.server_failure(oversize.FAILURE, cause))
             told.append(request.failure)

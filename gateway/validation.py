@@ -150,12 +150,6 @@ def _check_event_link(link: Link.WorkflowEvent) -> None:
         )
 
 
-def check_blob(message: Message, limits: Limits) -> None:
-    """The size of a payload."""
-    if message.ByteSize() > limits.blob_size_error_bytes:
-        raise errors.invalid("Blob data size exceeds limit.")
-
-
 class BuildId(Protocol):
     """What requests of versioned workers carry."""
 

@@ -22,8 +22,9 @@ from gateway import errors
 from gateway.backend import REGISTERED, Backend, Context
 from gateway.histories import Histories
 from gateway.reset import Resets
+from gateway.sizes import check_blob
 from gateway.starts import check_signal_name, complete_signal_with_start, complete_start
-from gateway.validation import check_blob, check_execution, check_links, check_request_id
+from gateway.validation import check_execution, check_links, check_request_id
 from streams.bodies import Call
 from streams.topology import COMMANDS, workflow_key
 
@@ -80,7 +81,7 @@ class WorkflowCalls:
         check_signal_name(request.signal_name, backend.limits)
         check_request_id(request.request_id, backend.limits)
         check_links(request.links, backend.limits)
-        check_blob(request.input, backend.limits)
+        check_blob(request.input, backend.limits, namespace.name, execution.workflow_id)
         if not request.request_id:
             request.request_id = str(uuid.uuid4())
             data = request.SerializeToString()
@@ -178,7 +179,7 @@ class WorkflowCalls:
             raise errors.invalid("WorkflowQuery is not set on request.")
         if not request.query.query_type:
             raise errors.invalid("QueryType is not set on request.")
-        check_blob(request.query.query_args, backend.limits)
+        check_blob(request.query.query_args, backend.limits, namespace.name, execution.workflow_id)
         timeout_s = min(context.time_remaining() or QUERY_TIMEOUT_S, QUERY_TIMEOUT_S)
         body = Call(
             "QueryWorkflow",

@@ -173,5 +173,7 @@ def check_memo_size(
     commands: Commands, memo: Memo, cause: WorkflowTaskFailedCause.ValueType, message: str
 ) -> None:
     """Refuse a memo that is too large: the workflow ends. Raises BadCommand."""
-    if memo.ByteSize() > commands.step.limits.memo_size_error_bytes:
+    size_bytes, limits = memo.ByteSize(), commands.step.limits
+    commands.warn_size(size_bytes, limits.memo_size_warn_bytes, "memo")
+    if size_bytes > limits.memo_size_error_bytes:
         raise BadCommand(cause, message, terminate=True)

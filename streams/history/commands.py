@@ -32,6 +32,7 @@ from streams.history import (
 )
 from streams.history.calls import COMMANDS, handles_call
 from streams.history.errors import BadCommand
+from streams.history.failure_depth import cut_causes
 from streams.history.lookup import find_run
 from streams.history.run import Run
 from streams.history.state import WorkflowTask
@@ -124,8 +125,18 @@ class Commands:
 
         Raises BadCommand.
         """
+        self.warn_size(size_bytes, self.step.limits.blob_size_warn_bytes, "payload")
         if size_bytes > self.step.limits.blob_size_error_bytes:
             raise BadCommand(cause, message, terminate=True)
+
+    def warn_size(self, size_bytes: int, limit_bytes: int, what: str) -> None:
+        """Tell an operator of something large in a command."""
+        if size_bytes > limit_bytes:
+            core = self.run.core
+            self.step.context.warn(
+                f"workflow {core.workflow_id} of namespace {core.namespace}, run {core.run_id}: "
+                f"a {what} of {size_bytes} bytes, above the limit of {limit_bytes} for warnings"
+            )
 
     def take_message(self, message_id: str) -> Message | None:
         """The message a PROTOCOL_MESSAGE command refers to, each once."""
@@ -289,6 +300,7 @@ def respond_failed(step: Step, call: bodies.Call) -> None:
     """The worker could not process its task."""
     request = RespondWorkflowTaskFailedRequest.FromString(call.request)
     run, _ = started_task(step, request.task_token, errors.COMPLETED)
+    cut_causes(request.failure)
     failure = request.failure if request.HasField("failure") else None
     workflow_tasks.fail(
         run, request.cause, failure, request.identity, binary_checksum=request.binary_checksum

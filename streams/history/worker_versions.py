@@ -20,7 +20,7 @@ from streams.history.state import RESET_POINTS, SEARCH, WORKER, Blob
 from streams.history.values import to_timestamp
 
 KEPT_POINTS = 100
-"""Reset points that a run keeps; describe shows as many of the last as the limit in force allows."""
+"""Reset points that a run keeps: the most that the limit in force may let describe show, and a next run inherit."""
 
 BUILD_IDS = "BuildIds"
 CHECKSUMS = "BinaryChecksums"
@@ -81,6 +81,7 @@ def rolled_over(run: Run, retention_ms: int) -> ResetPoints:
         if point.run_id == run.core.run_id:
             point.expire_time.CopyFrom(to_timestamp(now_ms + retention_ms))
         kept.points.append(point)
+    del kept.points[: -run.step.limits.reset_points]
     return kept
 
 

@@ -166,6 +166,19 @@ def test_points_expire_in_the_run_that_follows(workflows: Workflows) -> None:
     assert point.expire_time.ToMilliseconds() == workflows.fold.now_ms + 86_400_000
 
 
+def test_points_to_reset_to_are_limited_in_this_run_and_the_next() -> None:
+    workflows = Workflows(**{"history.historyMaxAutoResetPoints": 2})
+    workflows.start()
+    for build_id in ("one", "two", "three"):
+        workflows.step(worker_version_stamp=WorkerVersionStamp(build_id=build_id))
+        workflows.signal()
+    info = described(workflows).workflow_execution_info
+    assert [point.build_id for point in info.auto_reset_points.points] == ["two", "three"]
+    workflows.step(command("CONTINUE_AS_NEW_WORKFLOW_EXECUTION", workflow_type={"name": "Type"}))
+    inherited = workflows.event("WORKFLOW_EXECUTION_STARTED").prev_auto_reset_points
+    assert len(inherited.points) == 2
+
+
 def test_faulted_run_shows_why(workflows: Workflows) -> None:
     run_id = workflows.start()
     poison = bodies.Call("SignalWorkflowExecution", NAMESPACE, "wf", run_id, b"\xff")

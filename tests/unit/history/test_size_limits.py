@@ -170,6 +170,16 @@ def test_a_growing_history_is_warned_of_once(limit: str, value: int, what: str) 
     assert sentence.endswith(f"above the limit of {value} for warnings")
 
 
+def test_large_payloads_and_memos_of_commands_are_warned_of() -> None:
+    workflows = Workflows(**{"limit.blobSize.warn": 1000, "limit.memoSize.warn": 500})
+    workflows.start()
+    memo = {"fields": {"note": payload("x" * 600)}}
+    workflows.step(marker("x" * 1500), command("MODIFY_WORKFLOW_PROPERTIES", upserted_memo=memo))
+    large_payload, large_memo = warnings(workflows)
+    assert "a payload of 15" in large_payload
+    assert "a memo of 6" in large_memo
+
+
 def test_ten_thousand_timers_in_one_workflow() -> None:
     workflows = Workflows()
     workflows.start()
