@@ -43,8 +43,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     blob_size_warn_bytes: Annotated[int, _count("limit.blobSize.warn")] = 512 * KIBIBYTE
     memo_size_error_bytes: Annotated[int, _count("limit.memoSize.error")] = 2 * MEBIBYTE
     memo_size_warn_bytes: Annotated[int, _count("limit.memoSize.warn")] = 2 * KIBIBYTE
-    user_metadata_summary_bytes: Annotated[int, _count("limit.userMetadataSummarySize")] = 400
-    user_metadata_details_bytes: Annotated[int, _count("limit.userMetadataDetailsSize")] = 20_000
     search_attributes_keys: Annotated[int, _count("frontend.searchAttributesNumberOfKeysLimit")] = 100
     search_attribute_value_bytes: Annotated[int, _count("frontend.searchAttributesSizeOfValueLimit")] = (
         2 * KIBIBYTE
@@ -90,7 +88,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     updates_total_suggest_continue_as_new_percent: Annotated[
         int, _share("history.maxTotalUpdates.suggestContinueAsNewThreshold")
     ] = 90  # 0: off
-    reset_points: Annotated[int, _count("history.historyMaxAutoResetPoints")] = 20
+    reset_points: Annotated[int, _count("history.historyMaxAutoResetPoints", most=100)] = 20
 
     # Workflow tasks.
     workflow_task_timeout_ms: Annotated[int, _duration("history.defaultWorkflowTaskTimeout")] = 10_000
@@ -110,7 +108,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     page_bytes: Annotated[int, _count("odradek.pageBytes", most=GRPC_MESSAGE_MAX_BYTES - 64 * KIBIBYTE)] = (
         3 * MEBIBYTE
     )
-    record_bytes: Annotated[int, _count("odradek.recordBytes", least=GRPC_MESSAGE_MAX_BYTES)] = 8 * MEBIBYTE
     long_polls_per_method: Annotated[int, _count("frontend.namespaceCount", least=0)] = 1200
     waiting_polls_per_queue: Annotated[int, _count("odradek.waitingPolls")] = 10_000
     requests_in_flight: Annotated[int, _count("odradek.requestsInFlight")] = 4096
@@ -140,6 +137,11 @@ def _keys() -> dict[str, _Key]:
 _KEYS: Final = _keys()
 DYNAMIC_CONFIG_KEYS: Final = tuple(sorted(key.name for key in _KEYS.values()))
 """The dynamic config keys that have an effect here."""
+
+
+def key_of(field: str) -> str:
+    """Returns the dynamic config key of a field of :class:`Limits`. Raises ``StopIteration`` for another name."""
+    return next(key.name for key in _KEYS.values() if key.field == field)
 
 
 def limits_from_dynamic_config(values: Mapping[str, Any]) -> tuple[Limits, tuple[str, ...]]:

@@ -41,7 +41,7 @@ class MatchingProcessor:
         """Apply one record. Raises TypeError for a body that does not belong on this topic."""
         body = record.body
         if isinstance(body, AddTask):
-            _with_queues(context, [record.key], lambda queue: queue.add(body))
+            _with_queues(context, [record.key], lambda queue: queue.add(body, record.correlation))
         elif isinstance(body, PollTask):
             poll = _poll(record, body)
             _with_queues(context, [record.key], lambda queue: queue.poll(poll))

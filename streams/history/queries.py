@@ -32,6 +32,7 @@ from streams.history import errors, task_events, workflow_tasks
 from streams.history.calls import handles_call
 from streams.history.errors import INTERNAL, Rejected
 from streams.history.evolve import applies_fact, emits_fact
+from streams.history.failure_depth import cut_causes
 from streams.history.lookup import find_run
 from streams.history.run import Run
 from streams.history.state import QUERY, Query
@@ -158,6 +159,7 @@ def _answer_from_task(run: Run, id: str, query: Query, result: WorkflowQueryResu
     elif result.result_type == ANSWERED and result.HasField("answer") and not result.error_message:
         run.step.reply(QueryWorkflowResponse(query_result=result.answer), caller)
     elif result.result_type == FAILED and not result.HasField("answer") and result.error_message:
+        cut_causes(result.failure)
         failure = result.failure if result.HasField("failure") else None
         run.step.reply_error(errors.query_failed(result.error_message, failure), caller)
     else:
@@ -209,6 +211,7 @@ def _add_to_queue(run: Run, fact: QueryDispatched) -> None:
             expires_ms=fact.query.deadline_ms,
             scheduled_ms=run.step.now_ms,
         ),
+        _caller(fact.query),
     )
 
 
@@ -303,6 +306,7 @@ def respond_completed(step: Step, call: bodies.Call) -> None:
         answer = request.query_result if request.HasField("query_result") else None
         step.reply(QueryWorkflowResponse(query_result=answer), caller)
     elif request.completed_type == FAILED:
+        cut_causes(request.failure)
         failure = request.failure if request.HasField("failure") else None
         step.reply_error(errors.query_failed(request.error_message, failure), caller)
     else:

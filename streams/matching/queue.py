@@ -15,10 +15,11 @@ from streams.bodies import (
     StartTask,
     StickyUnavailable,
 )
-from streams.history.errors import RESOURCE_EXHAUSTED, Rejected
+from streams.history.errors import FAILED_PRECONDITION, RESOURCE_EXHAUSTED, Rejected
 from streams.matching import leases, rates
 from streams.matching.rates import NEVER
 from streams.matching.state import (
+    ASKED,
     DEFAULT_LIMITS,
     ENDED,
     ENDED_LIMIT,
@@ -28,15 +29,18 @@ from streams.matching.state import (
     LAPSE_GRAIN_MS,
     LIMIT,
     LIMITS,
+    NO_POLLER_ROOM_MS,
     PACE,
     POLL,
     POLLER,
     POLLERS_LIMIT,
+    QUERY_WINDOW_KEY,
     QUEUES,
     STICKY_WINDOW_MS,
     TALLY,
     TASK,
     WAITING_POLLS_KEY,
+    AskedQuery,
     EndedPoll,
     Pace,
     Poller,
@@ -52,6 +56,7 @@ DISPATCHED = "dispatched"
 
 _POLLER_GRAIN_MS = 1_000
 _EMPTY = Reply()
+_NO_POLLER = Rejected(FAILED_PRECONDITION, "no poller seen for task queue recently, worker may be down")
 
 
 class Queue:
@@ -72,8 +77,11 @@ class Queue:
 
     # --- what records do ---
 
-    def add(self, task: AddTask) -> None:
-        """A task arrives: it goes to the oldest waiting poll, or waits; a sticky one may go back at once."""
+    def add(self, task: AddTask, caller: Correlation | None = None) -> None:
+        """A task arrives: it goes to the oldest waiting poll, or waits; a sticky one may go back at once.
+
+        `caller` waits for the query that the task brings.
+        """
         now_ms = self.context.now_ms
         if 0 < task.expires_ms <= now_ms:
             return
@@ -83,11 +91,13 @@ class Queue:
                 self._count_added(task)
                 self._dispatch(task, poll)
                 return
-        if task.sticky and not self._recently_polled():
+        if task.sticky and not self._recently_polled(STICKY_WINDOW_MS):
             self._hand_back(task)
             return
         self._count_added(task)
-        self.enqueue(task)
+        place = self._put_in_line(task)
+        if caller is not None:
+            self._ask(place, task, caller)
         if self.view.polls:
             self._drain()
         if task.sticky:
@@ -95,12 +105,16 @@ class Queue:
 
     def enqueue(self, task: AddTask) -> None:
         """Put a task in line without looking for a poll."""
+        self._put_in_line(task)
+
+    def _put_in_line(self, task: AddTask) -> str:
         line = self.view.tasks
         if task.at_head:
             place = place_before(line.first if line else None)
         else:
             place = place_after(line.last if line else None)
         self.entity.put(TASK, place, QueuedTask(self.context.now_ms, task))
+        return place
 
     def poll(self, poll: Poll) -> None:
         """A poll arrives: it takes the first task, or waits, or is refused where too many wait."""
@@ -160,8 +174,9 @@ class Queue:
         self._forget(now_ms)
         self._drain()
         task = self._first_task()
-        if task is not None and task.sticky and not self._recently_polled():
+        if task is not None and task.sticky and not self._recently_polled(STICKY_WINDOW_MS):
             self._hand_back_all()
+        self._give_up_queries()
         idle_at_ms = self._idle_at_ms(now_ms)
         if idle_at_ms <= now_ms:
             self.entity.clear()
@@ -279,10 +294,10 @@ class Queue:
                 scope=ResourceExhaustedScope.RESOURCE_EXHAUSTED_SCOPE_NAMESPACE,
             ),
         )
-        self.context.reply(
-            Correlation(poll.gateway, poll.epoch, poll.id),
-            Reply(code=error.code, message=error.message, body=error.status_bytes()),
-        )
+        self._reject(Correlation(poll.gateway, poll.epoch, poll.id), error)
+
+    def _reject(self, caller: Correlation, error: Rejected) -> None:
+        self.context.reply(caller, Reply(code=error.code, message=error.message, body=error.status_bytes()))
 
     # --- tasks ---
 
@@ -362,6 +377,29 @@ class Queue:
         if self.view.tasks:
             self._want(self.context.now_ms)
 
+    # --- queries ---
+
+    def _ask(self, place: str, task: AddTask, caller: Correlation) -> None:
+        due_ms = max(task.expires_ms - NO_POLLER_ROOM_MS, self.context.now_ms)
+        asked = AskedQuery(task.query_id, due_ms, caller.gateway, caller.epoch, caller.id)
+        self.entity.put(ASKED, place, asked)
+        self._want(due_ms)
+
+    def _give_up_queries(self) -> None:
+        """Answer those who are about to stop waiting for a query when no worker was here for a while."""
+        for place, asked in self.entity.items(ASKED):
+            queued: QueuedTask | None = self.entity.get(TASK, place)
+            if queued is None or queued.task.query_id != asked.query_id:
+                self.entity.drop(ASKED, place)
+            elif asked.due_ms <= self.context.now_ms:
+                self.entity.drop(ASKED, place)
+                if not self._recently_polled(self.limit(QUERY_WINDOW_KEY)):
+                    self.entity.drop(TASK, place)
+                    caller = Correlation(asked.gateway, asked.epoch, asked.call_id)
+                    self._reject(caller, _NO_POLLER)
+            else:
+                self._want(asked.due_ms)
+
     # --- workers, rates and time ---
 
     def _seen(self, poll: Poll, arriving: bool = False) -> Poller:
@@ -414,8 +452,8 @@ class Queue:
     def _last_polled_ms(self) -> int:
         return max((poller.last_ms for poller in self.entity.group(POLLER).values()), default=0)
 
-    def _recently_polled(self) -> bool:
-        if self._last_polled_ms() > self.context.now_ms - STICKY_WINDOW_MS:
+    def _recently_polled(self, window_ms: int) -> bool:
+        if self._last_polled_ms() > self.context.now_ms - window_ms:
             return True
         return any(self._first_poll(gateway) is not None for gateway in sorted(self.view.polls))
 

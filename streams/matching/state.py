@@ -5,9 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from streams.bodies import AddTask, GatewayLease, NumberPair, Poll
+from streams.limits import Limits, key_of, limits_to_numbers
 from streams.runtime.tables import TableSpec
 
 TASK = "task"
+ASKED = "asked"
 POLL = "poll"
 ENDED = "ended"
 POLLER = "poller"
@@ -38,9 +40,20 @@ Source: stickyPollerUnavailableWindow of the real server's matching engine.
 LAPSE_GRAIN_MS = 100
 """Polls lapse up to this late, so that many of them share a tick."""
 
-WAITING_POLLS_KEY = "odradek.waitingPolls"
-IDLE_KEY = "matching.maxTaskQueueIdleTime"
-DEFAULT_LIMITS = {WAITING_POLLS_KEY: 10_000, IDLE_KEY: 300_000}
+NO_POLLER_ROOM_MS = 1_000
+"""How long before its deadline a query that nobody polls for is answered with that.
+
+Source: returnEmptyTaskTimeBudget of the real server's matching engine.
+"""
+
+WAITING_POLLS_KEY = key_of("waiting_polls_per_queue")
+IDLE_KEY = key_of("task_queue_idle_ms")
+QUERY_WINDOW_KEY = key_of("query_poller_window_ms")
+DEFAULT_LIMITS = {
+    key: number
+    for key, number in limits_to_numbers(Limits()).items()
+    if key in (WAITING_POLLS_KEY, IDLE_KEY, QUERY_WINDOW_KEY)
+}
 """Limits in force until a LimitsChanged record says otherwise: a count a queue, and ms."""
 
 
@@ -49,6 +62,16 @@ class QueuedTask(msgspec.Struct, frozen=True):
 
     added_ms: int
     task: AddTask
+
+
+class AskedQuery(msgspec.Struct, frozen=True):
+    """Who asks the query whose task has this place in line, and when it is to be known that a worker polls."""
+
+    query_id: str
+    due_ms: int
+    gateway: str
+    epoch: int
+    call_id: int
 
 
 class EndedPoll(msgspec.Struct, frozen=True):
@@ -93,6 +116,7 @@ QUEUES = TableSpec(
     name="queues",
     kinds={
         TASK: QueuedTask,
+        ASKED: AskedQuery,
         POLL: Poll,
         ENDED: EndedPoll,
         POLLER: Poller,

@@ -321,6 +321,49 @@ def test_polls_are_limited(folding: Folding) -> None:
     assert outcome.replies == []
 
 
+def ask(folding: Folding, call_id: int, for_ms: int = 30_000, **fields: Any) -> Outcome:
+    body = AddTask(
+        *("ns", "q", "query", f"w{call_id}", "run", 0, 1, 0),
+        query_id=f"query-{call_id}",
+        expires_ms=folding.now_ms + for_ms,
+        **fields,
+    )
+    return folding.send(body, QUEUE, call_id=call_id)
+
+
+def all_replied(outcomes: list[Outcome]) -> list[tuple[int, int, str]]:
+    return [(id, reply.code, reply.message) for outcome in outcomes for id, reply in replied(outcome)]
+
+
+NO_POLLER = "no poller seen for task queue recently, worker may be down"
+
+
+def test_a_query_that_no_worker_comes_for_is_answered_a_second_before_its_end(folding: Folding) -> None:
+    ask(folding, 1)
+    folding.restart()
+    assert all_replied(folding.pass_time(28_999)) == []
+    assert all_replied(folding.pass_time(1)) == [(1, 9, NO_POLLER)]
+    assert started(poll(folding, 2)) == []
+
+
+def test_a_query_waits_on_when_a_worker_was_there_in_the_window(folding: Folding) -> None:
+    folding.send(LimitsChanged((NumberPair("matching.queryPollerUnavailableWindow", 40_000),)), "limits")
+    poll(folding, 1, wait_ms=1_000)
+    folding.pass_time(1_000)
+    ask(folding, 2)
+    ask(folding, 3, for_ms=50_000)
+    assert all_replied(folding.pass_time(48_999)) == []
+    assert all_replied(folding.pass_time(1)) == [(3, 9, NO_POLLER)]
+
+
+def test_a_query_that_a_worker_took_is_not_given_up(folding: Folding) -> None:
+    ask(folding, 1)
+    assert started(poll(folding, 2)) == [("w1", 2)]
+    add(folding, "a")
+    assert all_replied(folding.pass_time(30_000)) == []
+    assert started(poll(folding, 3)) == [("a", 3)]
+
+
 def test_an_idle_queue_is_deleted_after_five_minutes(folding: Folding) -> None:
     add(folding, "a")
     poll(folding, 1)
