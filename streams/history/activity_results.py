@@ -23,6 +23,7 @@ from streams import bodies
 from streams.avro import DecodeError
 from streams.history import activities, activity_retries, errors
 from streams.history.calls import handles_call
+from streams.history.failure_depth import cut_causes
 from streams.history.lookup import find_open_run
 from streams.history.run import Run
 from streams.history.state import Activity
@@ -150,6 +151,8 @@ def respond_failed_by_id(step: Step, call: bodies.Call) -> None:
 
 def _fail(attempt: Attempt, failure: Failure | None) -> None:
     run = attempt.run
+    if failure is not None:
+        cut_causes(failure)
     activity = activities.change(run, attempt.activity, last_attempt_completed_ms=run.step.now_ms)
     verdict = activity_retries.retry(run, activity, failure)
     if verdict == activity_retries.IN_PROGRESS:

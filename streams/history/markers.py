@@ -29,6 +29,7 @@ from streams.history.calls import handles_command
 from streams.history.commands import Commands
 from streams.history.errors import BadCommand
 from streams.history.evolve import applies, emits
+from streams.history.failure_depth import cut_causes
 from streams.history.run import Run
 from streams.history.values import copy_fields
 
@@ -64,6 +65,7 @@ def record_marker(commands: Commands, attributes: RecordMarkerCommandAttributes)
         details=attributes.details,
         workflow_task_completed_event_id=commands.completed_event_id,
     )
+    cut_causes(attributes.failure)
     copy_fields(attributes, marker, "header", "failure")
     commands.run.record(EventType.EVENT_TYPE_MARKER_RECORDED, marker, **commands.event_extra)
 

@@ -30,6 +30,7 @@ from streams import bodies
 from streams.history import closing, cron, errors, responses, signals, state, task_events, workflow_tasks
 from streams.history.calls import handles_call
 from streams.history.evolve import applies
+from streams.history.failure_depth import cut_causes
 from streams.history.opening import Opening, begin_delayed, open_run
 from streams.history.run import Run
 from streams.history.step import CURRENT, REQUEST, Step, current_key
@@ -149,6 +150,7 @@ def start_attributes(step: Step, request: StartRequest) -> WorkflowExecutionStar
     copy_fields(request, attributes, *_COPIED)
     attributes.workflow_task_timeout.CopyFrom(request.workflow_task_timeout)
     if isinstance(request, StartWorkflowExecutionRequest):
+        cut_causes(request.continued_failure)
         copy_fields(request, attributes, "continued_failure", "last_completion_result")
     try:
         backoff_ms = cron.first_backoff_ms(request, step.now_ms)

@@ -23,6 +23,7 @@ from temporalio.api.update.v1 import Acceptance, Outcome, Rejection, Request, Re
 from streams.history import errors, updates
 from streams.history.calls import handles_command
 from streams.history.errors import BadCommand
+from streams.history.failure_depth import cut_causes
 from streams.history.state import UPDATE, Update
 from streams.history.update_answers import ACCEPTED, ADMITTED, COMPLETED, SENT
 
@@ -158,6 +159,7 @@ def _accept(commands: Commands, update: Update, body: Acceptance) -> None:
 
 def _reject(commands: Commands, update: Update, body: Rejection) -> None:
     _check_stage(commands, update, body, SENT, ADMITTED)
+    cut_causes(body.failure)
     updates.reject(commands.run, update.update_id, body.failure)
 
 
@@ -167,6 +169,7 @@ def _respond(commands: Commands, update: Update, body: Response) -> None:
     if body.meta.update_id != update.update_id:
         raise BadCommand(BAD, f"invalid {_go_type(body)}: meta.update_id != {update.update_id}")
     _require(body, ("outcome", body.HasField("outcome")))
+    cut_causes(body.outcome.failure)
     commands.run.record(
         EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED,
         WorkflowExecutionUpdateCompletedEventAttributes(

@@ -23,6 +23,7 @@ from streams.history.calls import handles_command
 from streams.history.commands import Commands
 from streams.history.continuing import INITIATOR, Successor
 from streams.history.errors import BadCommand
+from streams.history.failure_depth import cut_causes
 from streams.history.opening import start_attributes
 from streams.history.values import duration_ms, to_duration
 
@@ -72,6 +73,7 @@ def fail(commands: Commands, attributes: FailWorkflowExecutionCommandAttributes)
         bad,
         "FailWorkflowExecutionCommandAttributes.Failure exceeds size limit.",
     )
+    cut_causes(attributes.failure)
     run = commands.run
     successor, retry_state = continuing.after_failure(run, attributes.failure)
     event = WorkflowExecutionFailedEventAttributes(
@@ -144,6 +146,7 @@ def continue_as_new(commands: Commands, attributes: ContinueAsNewWorkflowExecuti
             getattr(event, field).CopyFrom(getattr(attributes, field))
             getattr(started, field).CopyFrom(getattr(attributes, field))
     if attributes.HasField("failure"):
+        cut_causes(attributes.failure)
         event.failure.CopyFrom(attributes.failure)
         started.continued_failure.CopyFrom(attributes.failure)
     if attributes.HasField("retry_policy"):

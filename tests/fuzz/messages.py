@@ -253,14 +253,24 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 def deep_failure(levels: int) -> Message:
     """A failure with `levels` causes below each other, or as many as this library reads."""
-    data = Failure(message="bottom").SerializeToString()
-    for _ in range(levels):
-        # 1 is the message, 4 the cause; built from the inside.
-        data = b"\x0a\x01c" + b"\x22" + _varint(len(data)) + data
     try:
-        return Failure.FromString(data)
+        return Failure.FromString(deep_failure_data(levels))
     except DecodeError:
         return deep_failure(levels - 1)
+
+
+def deep_failure_data(levels: int) -> bytes:
+    """The encoding of a failure with `levels` causes, which need not be readable with this library."""
+    message, cause = (Failure.DESCRIPTOR.fields_by_name[name].number for name in ("message", "cause"))
+    data = length_delimited(message, b"bottom")
+    for _ in range(levels):
+        data = length_delimited(message, b"c") + length_delimited(cause, data)
+    return data
+
+
+def length_delimited(field_number: int, data: bytes) -> bytes:
+    """A field on the wire: a text, bytes or a message."""
+    return _varint(field_number << 3 | 2) + _varint(len(data)) + data
 
 
 def _varint(number: int) -> bytes:

@@ -9,11 +9,9 @@ import os
 import random
 import socket
 
-import grpc
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from temporalio.api.command.v1 import Command
@@ -30,7 +28,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from gateway.methods import WORKFLOW_SERVICE
-from tests.fuzz.messages import Maker, Pool, deep_failure
+from tests.fuzz.messages import Maker, Pool
 from tests.fuzz.target import NAMESPACE, QUEUE, WORKFLOWS, Request, Target
 
 TIMES = int(os.environ.get("ODRADEK_TEST_FUZZ", "0"))
@@ -185,28 +183,6 @@ def _activity(queue: str) -> Command:
     attributes.task_queue.CopyFrom(TaskQueue(name=queue))
     attributes.start_to_close_timeout.CopyFrom(Duration(seconds=60))
     return command
-
-
-@pytest.mark.parametrize("levels", [10, 50, 80, 90, 94, 95, 96, 97])
-def test_deep_failures_come_back_or_are_refused(target: Target, levels: int) -> None:
-    """A failure near the depth that readers accept: refused, or in the history as it was sent."""
-    workflow_id = target.fresh("deep")
-    target.start(workflow_id, queue=workflow_id)
-    task = target.workflow_task(workflow_id)
-    command = Command(command_type=CommandType.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION)
-    command.fail_workflow_execution_command_attributes.failure.CopyFrom(deep_failure(levels))
-    request = RespondWorkflowTaskCompletedRequest(
-        namespace=NAMESPACE, task_token=task.task_token, commands=[command]
-    )
-    target.send(
-        [(WORKFLOW_SERVICE.methods_by_name["RespondWorkflowTaskCompleted"], request.SerializeToString())]
-    )
-    for name in ("DescribeWorkflowExecution", "GetWorkflowExecutionHistory"):
-        method = WORKFLOW_SERVICE.methods_by_name[name]
-        described = {"namespace": NAMESPACE, "execution": WorkflowExecution(workflow_id=workflow_id)}
-        sound = GetMessageClass(method.input_type)(**described)
-        assert target.send([(method, sound.SerializeToString())]) == [grpc.StatusCode.OK]
-    target.check()
 
 
 @pytest.mark.parametrize(
