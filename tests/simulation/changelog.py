@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from streams.runtime import local_store
 from streams.runtime.checkpoints import Checkpoint
-from streams.runtime.local_store import LocalHead, reason_to_wipe
+from streams.runtime.local_store import LocalHead
 from streams.runtime.partition import Position
 from streams.runtime.takeover import Committed
 from tests.support.memory import MemoryStore
@@ -161,7 +162,7 @@ class Restoring:
         self._changelog = changelog
         self._disk = disk
         self._now_ms = now_ms
-        self.epoch = 0
+        self.epoch = changelog.epoch
         self.store = MemoryStore()
         self.head = LocalHead(changelog.lineage, 0, now_ms)
 
@@ -181,7 +182,7 @@ class Restoring:
         """See takeover.Changelog."""
         changelog, disk = self._changelog, self._disk
         stable = changelog.last_stable_offset()
-        reason = reason_to_wipe(
+        reason = local_store.reason_to_wipe(
             disk.head,
             lineage=changelog.lineage,
             committed_end=stable,

@@ -43,7 +43,9 @@ class Client:
         self._number += 1
         return f"{self.workflow_id}-{what}-{self._number}"
 
-    def _ask(self, method: str, run_id: str, request: Any, done: Done, tries: int = TRIES, **more: Any) -> None:
+    def _ask(
+        self, method: str, run_id: str, request: Any, done: Done, tries: int = TRIES, **more: Any
+    ) -> None:
         """Call, and call again until there is an answer."""
         world = self.world
         body = world.with_run_id(
@@ -208,7 +210,7 @@ class Client:
 
         def done(reply: Reply) -> None:
             if not reply.code:
-                self.world.judge.told["cancel"][name] = run_id
+                self.world.judge.told["cancel"][name] = (run_id, self.world.now_ms)
 
         self._ask("RequestCancelWorkflowExecution", run_id, request, done)
 

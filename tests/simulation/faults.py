@@ -28,7 +28,7 @@ class Faults:
         self.cache_parts = rng.choice((0, 30, 20_000))
         self._slow = rng.choice((0.0, 0.02, 0.1))
         self._twice = rng.choice((0.0, 0.05, 0.3))
-        self._gap = rng.choice((0.0, 0.5))
+        self._gap = rng.choice((0.0, 0.8))
         self._checkpoint = rng.choice((0.03, 0.15, 0.6))
         self._commit_trouble = rng.choice((0.0, 0.2))
         self._delete = rng.choice((0.0, 0.5))
@@ -166,13 +166,15 @@ class Faults:
             rng.choice(world.seats).lose_owner(zombie=False)
         elif kind < 0.60:
             rng.choice(world.seats).lose_owner(zombie=True)
-        elif kind < 0.72:
+        elif kind < 0.70:
             rng.choice(world.all_logs).fail_over()
         elif kind < 0.84:
-            rng.choice(world.all_logs).skew_ms = rng.randint(-self.skew_ms, self.skew_ms)
-        elif kind < 0.94:
+            rng.choice(world.seats).log.skew_ms = rng.randint(-self.skew_ms, self.skew_ms)
+        elif kind < 0.90:
             rng.choice(world.gateways).crash()
-        elif kind < 0.97:
+        elif kind < 0.95:
+            rng.choice(world.gateways).abandon_polls()
+        elif kind < 0.975:
             self.fixed = True
             rng.choice(world.seats).lose_owner(zombie=rng.random() < 0.5)
         else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from temporalio.api.workflowservice.v1 import PollActivityTaskQueueResponse, PollWorkflowTaskQueueResponse
 
-from streams.bodies import ACTIVITY_TASK, Call, GatewayLease, PollTask, TaskUndelivered
+from streams.bodies import ACTIVITY_TASK, Call, CancelPoll, GatewayLease, PollTask, TaskUndelivered
 from streams.runtime.records import Correlation, Record, Reply
 from streams.task_token import TaskToken
 from streams.topology import COMMANDS, TASKS, queue_key, workflow_key
@@ -37,6 +37,7 @@ class Waiting(msgspec.Struct):
     on_reply: OnReply
     owed: bool
     task_kind: str = ""
+    key: str = ""
 
 
 class Gateway:
@@ -152,6 +153,8 @@ class Gateway:
         if self.up:
             owed = self.world.at_peace and getattr(body, "method", "") not in _ANSWERED_BY_GATEWAY
             correlation = self._expect(Waiting(answer, owed))
+            if getattr(body, "method", "") == "QueryWorkflow":
+                self.world.judge.queries.add((correlation.gateway, correlation.epoch, correlation.id))
             self._append(topic, self.world.partition_of(topic, key), key, body, correlation)
 
     def _expect(self, waiting: Waiting) -> Correlation:
@@ -167,9 +170,9 @@ class Gateway:
             self.world.at(500, done, Reply())
             return
         deadline_ms = self.world.now_ms + wait_ms
-        correlation = self._expect(Waiting(done, self.world.at_peace, task_kind))
-        self.world.judge.poll_deadlines[(self.name, self.epoch, correlation.id)] = deadline_ms
         key = queue_key(request.namespace, queue, task_kind)
+        correlation = self._expect(Waiting(done, self.world.at_peace, task_kind, key))
+        self.world.judge.poll_deadlines[(self.name, self.epoch, correlation.id)] = deadline_ms
         body = PollTask(
             request.namespace,
             queue,
@@ -190,6 +193,16 @@ class Gateway:
                 require(not waiting.owed, f"{self.name}: poll {correlation.id} was never answered")
                 self._gone[correlation.id] = waiting.task_kind
                 waiting.on_reply(Reply())
+
+    def abandon_polls(self) -> None:
+        """Clients of some polls go away early, as when a worker dies."""
+        if not self.up:
+            return
+        for id, waiting in list(self._waiting.items()):
+            if waiting.key and self.world.rng.random() < 0.7:
+                number = self.world.partition_of(TASKS, waiting.key)
+                self._append(TASKS, number, waiting.key, CancelPoll(self.name, self.epoch, id), None)
+                self._give_up(Correlation(self.name, self.epoch, id))
 
     @property
     def owed_replies(self) -> int:

@@ -100,6 +100,13 @@ class PartitionLog:
         for wake in self.on_growth:
             wake()
 
+    def drop_first_of(self, sender: Sender) -> None:
+        """Of what a dying sender has in the tail, the first record does not arrive; what came after it does."""
+        for at, (whose, records, encoded) in enumerate(self._tail):
+            if whose is sender:
+                self._tail[at] = (whose, records[1:], encoded[1:])
+                return
+
     def fail_over(self) -> None:
         """Another leader: what was not replicated is gone."""
         self.epoch += 1

@@ -6,10 +6,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from streams.runtime import takeover
 from streams.runtime.local_store import LocalHead
 from streams.runtime.owner import Owner
 from streams.runtime.records import Record, Tick
-from streams.runtime.takeover import TakeoverRefusedError, take_over
+from streams.runtime.takeover import TakeoverRefusedError
 from tests.simulation.changelog import Changelog, Disk, FencedError, Restoring, Transaction, apply_entry
 from tests.simulation.checked import CheckedPartition, Violation, is_poison, processor
 from tests.simulation.log import CODEC, PartitionLog
@@ -98,7 +99,7 @@ class SimOwner:
             made.judge = world.judge
             return made
 
-        self.owner: Owner = take_over(seat.log.name, restoring, seat.log, CODEC, partition)
+        self.owner: Owner = takeover.take_over(seat.log.name, restoring, seat.log, CODEC, partition)
         self.store = restoring.store
         self.disk = disk
         self.epoch = restoring.epoch
@@ -303,6 +304,8 @@ class SimOwner:
         self.alive = False
         rng = self.world.rng
         for channel in sorted(self.out):
+            if self.world.faults.gap():
+                self.world.logs[channel].drop_first_of(self)
             waiting = list(self.out[channel])
             arrives = waiting[: rng.randint(0, len(waiting))]
             behind = waiting[len(arrives) + 1 :]

@@ -1,8 +1,363 @@
-from contextlib import contextmanager
+"""Bugs to be found: each a small edit of the engine that breaks one rule of `fold.md` (or of the design)."""
 
-BUGS = {}
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+
+from streams import bodies
+from streams.history import activities, activity_results, evolve, facts, finish, signals, state
+from streams.history.calls import BODIES
+from streams.history.lookup import find_open_run
+from streams.history.run import Run
+from streams.history.step import Step
+from streams.matching import leases
+from streams.runtime import local_store, takeover
+from streams.runtime.due import DueIndex
+from streams.runtime.owner import Owner
+from streams.runtime.partition import Partition
+from streams.runtime.records import Record
+from streams.runtime.tables import Entity
+from streams.task_token import TaskToken
+
+Bug = Callable[[ExitStack], None]
+BUGS: dict[str, Bug] = {}
+
+
+def bug(function: Bug) -> Bug:
+    """Register a bug under its function's name."""
+    BUGS[function.__name__] = function
+    return function
 
 
 @contextmanager
-def planted(name):
-    yield
+def planted(name: str) -> Iterator[None]:
+    """The engine with a bug, or as it is when `name` is empty."""
+    with ExitStack() as stack:
+        if name:
+            BUGS[name](stack)
+        yield
+
+
+def _set(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
+    stack.enter_context(patch.object(owner, name, value))
+
+
+# --- input ---
+
+
+@bug
+def time_steps_back(stack: ExitStack) -> None:
+    """Rule 2: `now` follows the record's append time, also when that steps back."""
+    step = Partition.step
+
+    def planted_step(self: Partition, record: Record) -> Any:
+        self.now_ms = 0
+        return step(self, record)
+
+    _set(stack, Partition, "step", planted_step)
+
+
+@bug
+def timers_fire_early(stack: ExitStack) -> None:
+    """Rule 2: a tick takes for due what is due soon."""
+    _set(stack, state.Timer, "deadline_ms", lambda self: self.due_ms - 100)
+
+
+@bug
+def stored_dues_forgotten(stack: ExitStack) -> None:
+    """Rule 2: what falls due is not kept in state: a new owner knows nothing of it."""
+
+    def extend(self: DueIndex, now_ms: int) -> None:
+        store = self._store
+        self._store = _NoDues()
+        try:
+            real_extend(self, now_ms)
+        finally:
+            self._store = store
+
+    real_extend = DueIndex._extend
+    _set(stack, DueIndex, "_extend", extend)
+
+
+class _NoDues:
+    def load_due(self, *args: Any) -> list[Any]:
+        return []
+
+
+@bug
+def truncated_log_accepted(stack: ExitStack) -> None:
+    """Rule 3: restore does not hold the position against the log's start, end and epochs."""
+    _set(stack, takeover, "check_log", lambda name, position, log: None)
+
+
+@bug
+def leader_epoch_unchecked(stack: ExitStack) -> None:
+    """Rule 3: restore does not see that the log lost records and got others."""
+    check = takeover.check_log
+
+    def planted_check(name: str, position: Any, log: Any) -> None:
+        if position is not None and position.offset < log.end:
+            position = msgspec.structs.replace(position, leader_epoch=log.leader_epoch(position.offset))
+        check(name, position, log)
+
+    _set(stack, takeover, "check_log", planted_check)
+
+
+@bug
+def deletes_up_to_the_fold(stack: ExitStack) -> None:
+    """Rule 4: the owner deletes what it has folded, rather than what its checkpoint covers."""
+    _set(
+        stack,
+        Owner,
+        "deletable_below",
+        lambda self, materialised, safety_span: max(0, self.partition.offset + 1 - safety_span),
+    )
+
+
+@bug
+def gateway_duplicates_applied(stack: ExitStack) -> None:
+    """Rule 5: what a gateway appended twice is applied twice."""
+    is_next = Partition._is_next
+    _set(stack, Partition, "_is_next", lambda self, record: record.from_gateway or is_next(self, record))
+
+
+# --- step ---
+
+
+@bug
+def ids_are_random(stack: ExitStack) -> None:
+    """Rule 6: an id comes from nowhere instead of from the record."""
+    _set(stack, Step, "derived_id", lambda self, *parts: str(uuid.uuid4()))
+
+
+@bug
+def overlay_kept(stack: ExitStack) -> None:
+    """Rule 7: a step that fails leaves behind what it had changed."""
+    _set(stack, Entity, "revert", lambda self: self.keep())
+
+
+@bug
+def verdict_leaves_at_once(stack: ExitStack) -> None:
+    """Rule 7: a verdict is told before a checkpoint covers it, and may be another after a crash."""
+
+    def fold(self: Owner, record: Record, leader_epoch: int = 0) -> None:
+        outcome = self.partition.step(record)
+        self._leader_epoch = leader_epoch
+        self.letters.extend(outcome.verdicts)
+        self._unsent_letters.extend(outcome.verdicts)
+        self._release(outcome.emissions, outcome.replies)
+
+    _set(stack, Owner, "fold", fold)
+
+
+# --- emission ---
+
+
+@bug
+def duplicates_applied(stack: ExitStack) -> None:
+    """Rule 10: a re-emission is applied again."""
+    is_next = Partition._is_next
+
+    def planted_is_next(self: Partition, record: Record) -> bool:
+        last = self._applied.get(record.source)
+        origin = (record.origin_epoch, record.origin_offset, record.index)
+        return (last is not None and origin == last) or is_next(self, record)
+
+    _set(stack, Partition, "_is_next", planted_is_next)
+
+
+@bug
+def gaps_skipped(stack: ExitStack) -> None:
+    """Rule 10: a record behind a gap is applied, and what fills the gap is then taken for a duplicate."""
+
+    def is_next(self: Partition, record: Record) -> bool:
+        last = self._applied.get(record.source)
+        return last is None or (record.origin_epoch, record.origin_offset, record.index) > last
+
+    _set(stack, Partition, "_is_next", is_next)
+
+
+@bug
+def links_forgotten(stack: ExitStack) -> None:
+    """Rule 10: the origin of the last emission on a channel is not restored."""
+    restore = Partition.restore
+
+    def planted_restore(self: Partition, position: Any, parked: Any = ()) -> None:
+        restore(self, msgspec.structs.replace(position, links=()), parked)
+
+    _set(stack, Partition, "restore", planted_restore)
+
+
+@bug
+def fire_does_not_rearm(stack: ExitStack) -> None:
+    """Rule 12: a fire of the armed version does not count as a timer used up."""
+    change_core = Run.change_core
+
+    def planted_change(self: Run, **changes: Any) -> None:
+        if changes != {"armed_due_ms": 0}:
+            change_core(self, **changes)
+
+    _set(stack, Run, "change_core", planted_change)
+
+
+@bug
+def arms_once(stack: ExitStack) -> None:
+    """Rule 12: an earlier deadline than the armed one is not armed."""
+    arm = finish._arm
+    _set(stack, finish, "_arm", lambda run: None if run.core.armed_due_ms and run.is_open else arm(run))
+
+
+# --- checkpoint and takeover ---
+
+
+@bug
+def checkpoint_before_acknowledgement(stack: ExitStack) -> None:
+    """Rule 13: a checkpoint is written while emissions up to it are in flight."""
+    _set(stack, Owner, "writable", lambda self: self._cut)
+
+
+@bug
+def position_of_the_write(stack: ExitStack) -> None:
+    """Rule 13: the position is that of the moment of writing, the rows are of the cut."""
+    writable = Owner.writable
+
+    def planted_writable(self: Owner) -> Any:
+        checkpoint = writable(self)
+        if checkpoint is None:
+            return None
+        old, now = checkpoint.position, self.partition.position()
+        changes = {name: getattr(now, name) for name in ("offset", "now_ms", "applied", "links", "parked")}
+        position = msgspec.structs.replace(old, leader_epoch=self._leader_epoch, **changes)
+        return msgspec.structs.replace(checkpoint, position=position)
+
+    _set(stack, Owner, "writable", planted_writable)
+
+
+@bug
+def torn_checkpoint_accepted(stack: ExitStack) -> None:
+    """Rule 14: count and checksum are not verified."""
+    _set(stack, takeover, "check_rows", lambda name, committed: None)
+
+
+def _take_over(*, fence: bool, wait: bool) -> Any:
+    real = takeover.take_over
+
+    def planted_take_over(name: str, changelog: Any, log: Any, codec: Any, partition: Any) -> Owner:
+        if not fence:
+            changelog.fence = lambda: None
+        if not wait:
+            changelog.high_watermark = changelog.last_stable_offset
+        return real(name, changelog, log, codec, partition)
+
+    return planted_take_over
+
+
+@bug
+def takeover_without_fence(stack: ExitStack) -> None:
+    """Rule 15: a former owner may go on writing checkpoints."""
+    _set(stack, takeover, "take_over", _take_over(fence=False, wait=True))
+
+
+@bug
+def hanging_transaction_ignored(stack: ExitStack) -> None:
+    """Rule 15: restore does not wait until the last stable offset is the high watermark."""
+    _set(stack, takeover, "take_over", _take_over(fence=True, wait=False))
+
+
+@bug
+def any_local_store_used(stack: ExitStack) -> None:
+    """Rule 16: a local store of another lineage, or ahead of the changelog, is not wiped."""
+    _set(stack, local_store, "reason_to_wipe", lambda head, **facts: "")
+
+
+# --- gateways, matching ---
+
+
+@bug
+def lapsed_gateway_matched(stack: ExitStack) -> None:
+    """Rule 19: polls of a gateway whose lease has lapsed are matched."""
+    _set(stack, leases, "lapsed", lambda lease, now_ms: False)
+
+
+@bug
+def starts_past_the_deadline(stack: ExitStack) -> None:
+    """Rule 19: history starts a task for a poll that has ended."""
+    start = BODIES[bodies.StartTask]
+
+    def planted_start(step: Step, body: bodies.StartTask) -> None:
+        poll = msgspec.structs.replace(body.poll, deadline_ms=1 << 60)
+        start(step, msgspec.structs.replace(body, poll=poll))
+
+    stack.enter_context(patch.dict(BODIES, {bodies.StartTask: planted_start}))
+
+
+@bug
+def undelivered_task_kept(stack: ExitStack) -> None:
+    """Rule 19: a started task that reached nobody is left to time out."""
+    stack.enter_context(patch.dict(BODIES, {bodies.TaskUndelivered: lambda step, body: None}))
+
+
+@bug
+def poll_not_returned(stack: ExitStack) -> None:
+    """Rule 20: a poll that met an obsolete task is not given back to matching."""
+    start = BODIES[bodies.StartTask]
+
+    def planted_start(step: Step, body: bodies.StartTask) -> None:
+        start(step, body)
+        emissions = step.context.emissions
+        step.context.emissions = [e for e in emissions if not isinstance(e[3], bodies.PollReturned)]
+
+    stack.enter_context(patch.dict(BODIES, {bodies.StartTask: planted_start}))
+
+
+# --- rules of the design ---
+
+
+@bug
+def state_without_facts(stack: ExitStack) -> None:
+    """Design rule 2: state is changed without a fact."""
+    _set(stack, Run, "change_core", lambda self, **changes: self.set_core(**changes))
+
+
+@bug
+def signals_not_recognised(stack: ExitStack) -> None:
+    """Design rule 3: a signal that a client repeats is applied again."""
+    record_signal = signals.record_signal
+
+    def planted_record(run: Run, **fields: Any) -> bool:
+        return record_signal(run, **{**fields, "request_id": ""})
+
+    _set(stack, signals, "record_signal", planted_record)
+
+
+@bug
+def any_attempt_completes(stack: ExitStack) -> None:
+    """Design rule 3: a late completion of an earlier attempt ends the activity."""
+
+    def by_token(step: Step, request: Any) -> Any:
+        token = TaskToken.decode(request.task_token)
+        run = find_open_run(step, token.run_id)
+        activity = activities.find(run, token.scheduled_event_id)
+        if activity is None or not activity.started_ms:
+            raise activity_results._missing()
+        return activity_results.Attempt(run, activity, request.identity)
+
+    _set(stack, activity_results, "_by_token", by_token)
+
+
+@bug
+def event_id_used_twice(stack: ExitStack) -> None:
+    """Design rule 5: after a flush of buffered events an id is used again."""
+    flushed = evolve._fact_appliers[facts.BufferFlushed]
+
+    def planted_flushed(run: Run, fact: Any) -> None:
+        flushed(run, fact)
+        run.set_core(next_event_id=run.core.next_event_id - 1)
+
+    stack.enter_context(patch.dict(evolve._fact_appliers, {facts.BufferFlushed: planted_flushed}))
