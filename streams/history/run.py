@@ -70,7 +70,14 @@ class Run:
             for id, part in parts.items():
                 self.state_size.set(kind, id, part)
         entity.observer = self._observe
+        entity.ended = self._step_ended
         entity.view = self
+
+    def _step_ended(self) -> None:
+        """What belongs to the step goes with it: events and their messages are many times the state."""
+        self.step = None  # type: ignore[assignment]
+        self.facts = []
+        self.history = []
 
     def _observe(self, kind: str, id: str, value: Any) -> None:
         if kind in state.TIMED:

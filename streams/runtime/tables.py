@@ -40,10 +40,11 @@ class Entity:
     """The parts under one key. Changes apply at once and are undone when the step fails.
 
     `observer`, when set, is told of every change of a part, undone ones included, so that what is derived from
-    parts (an index of deadlines) stays true: observer(kind, id, new value or None).
+    parts (an index of deadlines) stays true: observer(kind, id, new value or None). `ended`, when set, is called at
+    the end of every step that touched the entity.
     """
 
-    __slots__ = ("dirty", "key", "observer", "parts", "stored", "undo", "view")
+    __slots__ = ("dirty", "ended", "key", "observer", "parts", "stored", "undo", "view")
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -53,6 +54,7 @@ class Entity:
         self.stored: set[tuple[str, str]] = set()
         self.observer: Callable[[str, str, Any], None] | None = None
         self.view: Any = None
+        self.ended: Callable[[], None] | None = None
 
     def get(self, kind: str, id: str = "") -> Any:
         """The part, or None."""
@@ -111,6 +113,10 @@ class Entity:
         for kind in sorted(self.parts):
             for id in sorted(self.parts[kind]):
                 yield kind, id, self.parts[kind][id]
+
+    def forget(self) -> None:
+        """Let go of what was derived: the cycle would keep an evicted entity in memory for long."""
+        self.view = self.observer = self.ended = None
 
     def keep(self) -> bool:
         """End a step that succeeded; True when something changed."""
@@ -193,12 +199,16 @@ class Table:
         for key, entity in self._touched.items():
             if entity.keep():
                 self._dirty[key] = entity
+            if entity.ended is not None:
+                entity.ended()
         self._touched.clear()
 
     def revert(self) -> None:
         """End a step that failed."""
         for entity in self._touched.values():
             entity.revert()
+            if entity.ended is not None:
+                entity.ended()
         self._touched.clear()
 
     @property
@@ -241,3 +251,4 @@ class Table:
             if key not in self._dirty and key not in self._touched:
                 total -= len(entity.stored) + 1
                 del self._cached[key]
+                entity.forget()
