@@ -159,7 +159,8 @@ class EmbeddedEngine:
         emitted: list[Record] = []
         for data in self._database.batches(position):
             for record in self._codec.decode_batch(data):
-                held.add((record.topic, record.source, record.origin_offset, record.index))
+                if not isinstance(record.body, Tick):  # A tick has no place in a chain, but a number like one.
+                    held.add((record.topic, record.source, record.origin_offset, record.index))
                 partition = self.partitions[record.topic]
                 self._time_ms = max(self._time_ms, record.time_ms)
                 if record.offset > partition.offset:
