@@ -1,0 +1,388 @@
+"""The guarantees of `fold.md` that need an owner, a changelog or a whole engine, a test each, named after them.
+
+Those of a single partition (chains, gaps, verdicts, time) are in tests/unit/runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from streams.bodies import FireTimer, Pair
+from streams.runtime import checkpoints
+from streams.runtime.local_store import LocalHead, reason_to_wipe
+from streams.runtime.owner import Owner
+from streams.runtime.partition import Partition, Position
+from streams.runtime.records import Correlation, Record
+from streams.runtime.takeover import HangingTransactionError, TakeoverRefusedError, check_log, take_over
+from tests.simulation.changelog import DELETE_RETENTION_MS, Changelog, Disk, FencedError, Restoring, copied
+from tests.simulation.log import CODEC
+from tests.simulation.world import World
+from tests.support.counting import CountingProcessor
+
+GATEWAY = "gateway-1"
+
+
+class Log:
+    """An input partition by hand."""
+
+    def __init__(self) -> None:
+        self.topic_id = "in-1"
+        self.start = 0
+        self.records: list[Record] = []
+        self.epochs: list[int] = []
+
+    @property
+    def end(self) -> int:
+        return len(self.records)
+
+    def leader_epoch(self, offset: int) -> int:
+        return self.epochs[offset]
+
+    def read(self, offset: int) -> Record:
+        return self.records[offset]
+
+    def add(self, what: str, key: str = "k", value: str = "1", **origin: int | str) -> Record:
+        """Append a record: a gateway's with a correlation, or one with the origin given."""
+        sequence = len(self.records) + 1
+        if not origin:
+            origin = {"source": GATEWAY, "origin_epoch": 1, "origin_offset": sequence}
+        record = Record(
+            "in",
+            0,
+            key,
+            Pair(what, value),
+            offset=len(self.records),
+            time_ms=1_000 + len(self.records),
+            correlation=Correlation(GATEWAY, 1, sequence),
+            **origin,  # type: ignore[arg-type]
+        )
+        self.records.append(record)
+        self.epochs.append(1)
+        return record
+
+
+class Case:
+    """A log, its changelog, and whoever owns the partition."""
+
+    def __init__(self) -> None:
+        self.log = Log()
+        self.changelog = Changelog("in/0", 0)
+        self.now_ms = 1_000
+        self.disk = Disk()
+
+    def take_over(self) -> Owner:
+        self.restoring = restoring = Restoring(self.changelog, self.disk, self.now_ms)
+
+        def partition() -> Partition:
+            store = restoring.store
+            return Partition(CountingProcessor(), 0, store, store, lambda topic, key: 0, lambda topic: 2)
+
+        owner = take_over("in/0", restoring, self.log, CODEC, partition)
+        self.epoch = restoring.epoch
+        return owner
+
+    def write(self, owner: Owner) -> None:
+        """Cut a checkpoint and commit it."""
+        owner.cut()
+        checkpoint = owner.writable()
+        assert checkpoint is not None
+        self.changelog.commit(self.changelog.write(self.epoch, checkpoint, self.now_ms))
+        owner.written()
+
+
+@pytest.fixture
+def case() -> Case:
+    return Case()
+
+
+def fold(owner: Owner, *records: Record) -> None:
+    for record in records:
+        owner.fold(record, 1)
+
+
+def acknowledge(owner: Owner) -> list[Record]:
+    """Everything that was let out arrives."""
+    emissions, replies = list(owner.emissions), list(owner.replies)
+    owner.emissions.clear()
+    owner.replies.clear()
+    for record in emissions:
+        owner.acknowledge(record.origin_offset)
+    for offset, _, _ in replies:
+        owner.acknowledge(offset)
+    return emissions
+
+
+class TestRule3:
+    POSITION = Position(offset=5, now_ms=1, topic_id="in-1", leader_epoch=1)
+
+    def log(self) -> Log:
+        log = Log()
+        for _ in range(8):
+            log.add("add")
+        return log
+
+    def test_a_position_within_its_log_is_taken(self) -> None:
+        check_log("in/0", self.POSITION, self.log())
+
+    @pytest.mark.parametrize(
+        ("harm", "why"),
+        [
+            (lambda log: setattr(log, "start", 7), "are gone"),
+            (lambda log: log.records.__delitem__(slice(5, None)), "beyond the end"),
+            (lambda log: setattr(log, "topic_id", "in-2"), "the log is topic in-2"),
+            (lambda log: log.epochs.__setitem__(5, 2), "leader epoch 1"),
+        ],
+    )
+    def test_restore_refuses_another_log(self, harm: Callable[[Log], None], why: str) -> None:
+        log = self.log()
+        harm(log)
+        with pytest.raises(TakeoverRefusedError, match=why):
+            check_log("in/0", self.POSITION, log)
+
+    def test_without_a_checkpoint_the_log_has_to_be_whole(self, case: Case) -> None:
+        case.log.add("add")
+        case.log.start = 1
+        with pytest.raises(TakeoverRefusedError, match="no checkpoint"):
+            case.take_over()
+
+
+class TestRule4:
+    def test_the_owner_deletes_only_what_checkpoint_and_readers_have_passed(self, case: Case) -> None:
+        owner = case.take_over()
+        fold(owner, *[case.log.add("add") for _ in range(10)])
+        assert owner.deletable_below(1_000, 0) == 0
+        acknowledge(owner)
+        case.write(owner)
+        fold(owner, case.log.add("add"))
+        assert owner.deletable_below(1_000, 0) == 10
+        assert owner.deletable_below(1_000, 3) == 7
+        assert owner.deletable_below(4, 0) == 5
+
+    def test_records_that_wait_behind_a_gap_stay(self, case: Case) -> None:
+        owner = case.take_over()
+        fold(owner, case.log.add("add"))
+        parked = case.log.add("add", source="x/0", origin_offset=9, previous_offset=8, previous_index=0)
+        fold(owner, parked, case.log.add("add"))
+        acknowledge(owner)
+        case.write(owner)
+        assert owner.deletable_below(1_000, 0) == parked.offset
+        case.log.start = parked.offset
+        assert case.take_over().partition.parked_count == 1
+
+
+class TestRule7:
+    def test_nothing_leaves_before_a_checkpoint_covers_the_verdict(self, case: Case) -> None:
+        owner = case.take_over()
+        fold(owner, case.log.add("add"))
+        acknowledge(owner)
+        fold(owner, case.log.add("fail"))
+        assert owner.must_checkpoint
+        assert not (owner.emissions or owner.replies or owner.letters)
+        with pytest.raises(AssertionError, match="not yet covered"):
+            fold(owner, case.log.add("add"))
+        case.write(owner)
+        assert not owner.must_checkpoint
+        assert [reply.code for _, _, reply in owner.replies] == [13]
+        assert [letter.offset for letter in owner.letters] == [1]
+
+    def test_the_next_owner_tells_a_covered_verdict_again_and_never_judges_again(self, case: Case) -> None:
+        owner = case.take_over()
+        fold(owner, case.log.add("fail"))
+        case.write(owner)
+        after = case.take_over()
+        assert after.partition.offset == 0
+        assert [letter.offset for letter in after.letters] == [0]
+        after.letter_acknowledged(after.letters.popleft())
+        fold(after, case.log.add("add"))
+        acknowledge(after)
+        case.write(after)
+        assert not case.take_over().letters
+
+    def test_what_the_step_of_a_verdict_emitted_leaves_after_a_crash(self, case: Case) -> None:
+        owner = case.take_over()
+        fold(owner, case.log.add("add"))
+        first = acknowledge(owner)
+        # The record behind the gap is judged in the step that fills it, beside one that emits.
+        gap = {"source": "x/0", "origin_offset": 2, "previous_offset": 1, "previous_index": 0}
+        fold(owner, case.log.add("fail", **gap))
+        fold(owner, case.log.add("add", source="x/0", origin_offset=1))
+        assert owner.must_checkpoint
+        case.write(owner)
+        emitted = [(r.topic, r.index, r.previous_offset) for r in owner.emissions]
+        after = case.take_over()
+        assert emitted == [("out", 0, first[-1].origin_offset)]
+        assert [(r.topic, r.index, r.previous_offset) for r in after.emissions] == emitted
+        fold(after, case.log.add("add"))
+        after.cut()
+        assert after.writable() is None
+        acknowledge(after)
+        assert after.writable() is not None
+
+
+class TestRule13:
+    def test_a_checkpoint_waits_for_its_emissions(self, case: Case) -> None:
+        owner = case.take_over()
+        fold(owner, case.log.add("add"))
+        owner.cut()
+        assert owner.writable() is None
+        acknowledge(owner)
+        assert owner.writable() is not None
+
+    def test_the_fold_goes_on_while_it_waits(self, case: Case) -> None:
+        owner = case.take_over()
+        fold(owner, case.log.add("add"))
+        owner.cut()
+        acknowledge(owner)
+        fold(owner, case.log.add("add"))
+        checkpoint = owner.writable()
+        assert checkpoint is not None
+        assert checkpoint.position.offset == 0
+        assert not owner.cut(), "one at a time"
+        case.changelog.commit(case.changelog.write(case.epoch, checkpoint, 0))
+        owner.written()
+        after = case.take_over()
+        assert after.partition.offset == 0
+        fold(after, case.log.records[1])
+        assert after.emissions[0].body.value == 2
+
+
+class TestRule14:
+    def test_the_same_checkpoint_is_written_again_after_anything_but_success(self, case: Case) -> None:
+        owner = case.take_over()
+        fold(owner, case.log.add("add"))
+        acknowledge(owner)
+        owner.cut()
+        checkpoint = owner.writable()
+        assert checkpoint is not None
+        case.changelog.abort(case.changelog.write(case.epoch, checkpoint, 0))
+        assert owner.writable() is checkpoint
+        # Committed, but the owner was not told: it writes it again, which changes nothing.
+        case.changelog.commit(case.changelog.write(case.epoch, checkpoint, 0))
+        assert owner.writable() is checkpoint
+        case.changelog.commit(case.changelog.write(case.epoch, checkpoint, 0))
+        owner.written()
+        assert case.take_over().partition.offset == 0
+
+    def test_a_torn_checkpoint_is_refused(self, case: Case) -> None:
+        owner = case.take_over()
+        fold(owner, case.log.add("add"))
+        acknowledge(owner)
+        case.write(owner)
+        assert case.changelog.tear()
+        with pytest.raises(TakeoverRefusedError, match="torn"):
+            case.take_over()
+        case.changelog.mend()
+        case.take_over()
+
+    def test_the_checksum_tells_rows_apart_but_not_their_order(self) -> None:
+        rows = [("t", "k", "part", "1", b"a"), ("t", "k", "part", "2", None)]
+        dues = [("k", 5, 1), ("l", None, 0)]
+        sum_ = checkpoints.checksum(rows, dues)
+        assert checkpoints.checksum(rows[::-1], dues[::-1]) == sum_
+        assert checkpoints.checksum([("t", "k", "part", "1", b"b"), rows[1]], dues) != sum_
+        assert checkpoints.checksum([rows[0], ("t", "k", "part", "2", b"")], dues) != sum_
+        assert checkpoints.checksum(rows, [("k", 6, 1), dues[1]]) != sum_
+
+
+class TestRule15:
+    def test_a_former_owner_writes_no_checkpoint(self, case: Case) -> None:
+        former = case.take_over()
+        epoch = case.epoch
+        fold(former, case.log.add("add"))
+        acknowledge(former)
+        former.cut()
+        case.take_over()
+        checkpoint = former.writable()
+        assert checkpoint is not None
+        with pytest.raises(FencedError):
+            case.changelog.write(epoch, checkpoint, 0)
+
+    def test_a_transaction_that_was_open_when_its_owner_was_fenced_has_no_effect(self, case: Case) -> None:
+        former = case.take_over()
+        fold(former, case.log.add("add"))
+        acknowledge(former)
+        former.cut()
+        checkpoint = former.writable()
+        assert checkpoint is not None
+        case.changelog.write(case.epoch, checkpoint, 0)
+        assert case.take_over().partition.offset == -1
+
+    def test_a_hanging_transaction_is_a_loud_error_with_its_cure(self, case: Case) -> None:
+        former = case.take_over()
+        fold(former, case.log.add("add"))
+        acknowledge(former)
+        former.cut()
+        checkpoint = former.writable()
+        assert checkpoint is not None
+        transaction = case.changelog.write(case.epoch, checkpoint, 0)
+        transaction.hanging = True
+        with pytest.raises(HangingTransactionError, match="kafka-transactions.sh abort"):
+            case.take_over()
+        case.changelog.abort(transaction)
+        case.take_over()
+
+
+class TestRule16:
+    HEAD = LocalHead("changelog-1", 10, 1_000)
+
+    def reason(self, head: LocalHead, now_ms: int = 2_000) -> str:
+        return reason_to_wipe(
+            head, lineage="changelog-1", committed_end=10, now_ms=now_ms, delete_retention_ms=10_000
+        )
+
+    def test_a_store_of_a_committed_checkpoint_is_used(self) -> None:
+        assert self.reason(self.HEAD) == ""
+
+    def test_another_lineage_is_wiped(self) -> None:
+        assert "not changelog-1" in self.reason(LocalHead("changelog-0", 10, 1_000))
+
+    def test_a_store_ahead_of_the_changelog_is_wiped(self) -> None:
+        assert "ends at 10" in self.reason(LocalHead("changelog-1", 11, 1_000))
+
+    def test_a_store_that_may_miss_deletions_is_wiped(self) -> None:
+        assert self.reason(self.HEAD, 6_000) == ""
+        assert "6001 ms old" not in self.reason(self.HEAD, 6_000)
+        assert "5001 ms old" in self.reason(self.HEAD, 6_001)
+
+    def test_a_stale_store_catches_up_and_gives_the_same_rows(self, case: Case) -> None:
+        owner = case.take_over()
+        fold(owner, case.log.add("add"))
+        acknowledge(owner)
+        case.write(owner)
+        case.take_over()
+        stale = Disk()
+        stale.store, stale.head = copied(case.restoring.store), case.restoring.head
+        owner = case.take_over()
+        fold(owner, case.log.add("add"), case.log.add("add", key="l"))
+        acknowledge(owner)
+        case.write(owner)
+        case.take_over()
+        whole = case.restoring.store
+        case.disk = stale
+        case.now_ms += DELETE_RETENTION_MS // 4
+        case.take_over()
+        assert case.restoring.store.rows == whole.rows
+
+
+class TestRule12:
+    def test_an_open_run_with_a_deadline_always_has_a_timer_out(self) -> None:
+        """Asserted by the simulator after every step; here: fires are what re-arms, and there are some."""
+        world = World(3)
+        world.run()
+        fires = [
+            record
+            for seat in world.seats
+            for record in seat.log.records
+            if isinstance(record.body, FireTimer)
+        ]
+        assert fires
+
+
+def test_refolding_gives_the_same_bytes() -> None:
+    """Rules 1 and 6: the simulator folds every record again, from the start and from checkpoints."""
+    world = World(5)
+    world.run()
+    folded = {name: len(steps) for name, steps in world.judge.steps.items()}
+    assert {name for name, count in folded.items() if count} >= {"commands/0", "tasks/0", "timers/0"}
