@@ -30,6 +30,8 @@ from streams.topology import COMMANDS, workflow_key
 
 QUERY_TIMEOUT_S: Final = 30.0
 """The longest that a query waits for its worker, as in the real server."""
+_QUERY_ROOM_S: Final = 0.1
+"""How long before its client gives up a query is dropped, so that no worker works on it in vain."""
 _TERMINATE_REASON: Final = "terminated by user via frontend"
 _TERMINATE_IDENTITY: Final = "frontend-service"
 
@@ -187,11 +189,11 @@ class WorkflowCalls:
             execution.workflow_id,
             execution.run_id,
             data,
-            deadline_ms=backend.now_ms() + int(timeout_s * 1000),
+            deadline_ms=backend.now_ms() + int(max(timeout_s - _QUERY_ROOM_S, 0) * 1000),
         )
         key = workflow_key(namespace.name, execution.workflow_id)
         try:
-            reply = await backend.ask(COMMANDS, key, body, timeout_s)
+            reply = await backend.ask(COMMANDS, key, body, timeout_s, if_drained=errors.shutting_down())
         except TimeoutError:
             raise errors.ApiError(
                 errors.DEADLINE_EXCEEDED, "query timed out before a worker could process it"
