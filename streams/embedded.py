@@ -52,6 +52,9 @@ BUSY_REPLIES = 4
 BUSY_PAUSE_S = 0.002
 """How long that pause is."""
 
+CACHE_PARTS = 10_000
+"""Parts of clean entities that each table keeps in memory."""
+
 SAFETY_SPAN = 2_000
 """Records below the checkpoint that stay in the log, for inspection."""
 
@@ -99,7 +102,13 @@ class EmbeddedEngine:
         self._all_sinks: tuple[Sink, ...] = (self.history, visibility, self.registry, self.dead_letters)
         self.partitions = {
             processor.input_topic: Partition(
-                processor, 0, self._database, self._database, lambda topic, key: 0, lambda topic: 1
+                processor,
+                0,
+                self._database,
+                self._database,
+                lambda topic, key: 0,
+                lambda topic: 1,
+                CACHE_PARTS,
             )
             for processor in (HistoryProcessor(), MatchingProcessor(), TimerProcessor())
         }
@@ -145,6 +154,7 @@ class EmbeddedEngine:
         self._time_ms = max(p.now_ms for p in self.partitions.values())
         self._checkpointed = min(p.offset for p in self.partitions.values())
         self._refold(self._checkpointed)
+        self.registry.show(self.registry.take_uncommitted())
         self._running = True
         self._epoch = max(
             self._clock_ms(), self._time_ms + 1, *(p.newest_epoch() + 1 for p in self.partitions.values())
@@ -159,7 +169,9 @@ class EmbeddedEngine:
         emitted: list[Record] = []
         for data in self._database.batches(position):
             for record in self._codec.decode_batch(data):
-                if not isinstance(record.body, Tick):  # A tick has no place in a chain, but a number like one.
+                if not isinstance(
+                    record.body, Tick
+                ):  # A tick has no place in a chain, but a number like one.
                     held.add((record.topic, record.source, record.origin_offset, record.index))
                 partition = self.partitions[record.topic]
                 self._time_ms = max(self._time_ms, record.time_ms)
@@ -398,14 +410,18 @@ class EmbeddedEngine:
             self._fail(error)
             return
         offset = self._offset
+        namespaces = self.registry.take_uncommitted()
         self._committing = True
-        self._committer.submit(commit, lambda error: self._committed(error, offset, checkpoint, replies))
+        self._committer.submit(
+            commit, lambda error: self._committed(error, offset, checkpoint, namespaces, replies)
+        )
 
     def _committed(
         self,
         error: BaseException | None,
         offset: int,
         checkpoint: bool,
+        namespaces: Mapping[str, bodies.NamespaceConfig | None],
         replies: list[tuple[Correlation, Reply]],
     ) -> None:
         self._committing = False
@@ -414,6 +430,7 @@ class EmbeddedEngine:
         else:
             self._durable = offset
             self._last_replies = len(replies)
+            self.registry.show(namespaces)
             if checkpoint:
                 self._checkpoint_written(offset)
             self._send(replies)

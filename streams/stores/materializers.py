@@ -25,7 +25,7 @@ Write = Callable[[sqlite3.Connection], None]
 RECENT_RUN_BYTES = 1024 * 1024
 """Events of one run kept in memory once they are in the store."""
 
-RECENT_TOTAL_BYTES = 32 * 1024 * 1024
+RECENT_TOTAL_BYTES = 8 * 1024 * 1024
 """Events of all runs kept in memory once they are in the store."""
 
 
@@ -246,25 +246,43 @@ def visibility_row(body: bodies.RunVisible, types: Mapping[str, int]) -> Visibil
 
 
 class RegistrySink:
-    """The namespaces as gateways see them. `types_of` gives a namespace's custom search attributes."""
+    """The namespaces: as folded, and `namespaces` as gateways see them, which waits for the commit.
+
+    `types_of` gives a namespace's custom search attributes, as folded.
+    """
 
     def __init__(self, stored: Iterable[bytes]) -> None:
         configs = [avro.decode(bodies.NamespaceConfig, data) for data in stored]
         self.namespaces: dict[str, bodies.NamespaceConfig] = {config.name: config for config in configs}
+        self._folded = dict(self.namespaces)
         self._pending: dict[str, bodies.NamespaceConfig | None] = {}
+        self._uncommitted: dict[str, bodies.NamespaceConfig | None] = {}
 
     def accept(self, body: Any) -> None:
         """Take a NamespaceChanged or NamespaceRemoved."""
         if isinstance(body, bodies.NamespaceChanged):
-            self.namespaces[body.config.name] = body.config
-            self._pending[body.config.name] = body.config
+            self._folded[body.config.name] = body.config
+            self._pending[body.config.name] = self._uncommitted[body.config.name] = body.config
         else:
-            self.namespaces.pop(body.name, None)
-            self._pending[body.name] = None
+            self._folded.pop(body.name, None)
+            self._pending[body.name] = self._uncommitted[body.name] = None
+
+    def take_uncommitted(self) -> dict[str, bodies.NamespaceConfig | None]:
+        """What changed since this was last called, None standing for removed."""
+        taken, self._uncommitted = self._uncommitted, {}
+        return taken
+
+    def show(self, changes: Mapping[str, bodies.NamespaceConfig | None]) -> None:
+        """Let gateways see changes, which are durable by now."""
+        for name, config in changes.items():
+            if config is None:
+                self.namespaces.pop(name, None)
+            else:
+                self.namespaces[name] = config
 
     def types_of(self, namespace: str) -> Mapping[str, int]:
         """Custom search attributes of a namespace, by name."""
-        config = self.namespaces.get(namespace)
+        config = self._folded.get(namespace)
         return {} if config is None else {pair.key: pair.value for pair in config.attributes}
 
     def freeze(self) -> Write | None:
