@@ -179,7 +179,9 @@ class TestRule7:
         acknowledge(owner)
         fold(owner, case.log.add("fail"))
         assert owner.must_checkpoint
-        assert not (owner.emissions or owner.replies or owner.letters)
+        assert not owner.emissions
+        assert not owner.replies
+        assert not owner.letters
         with pytest.raises(AssertionError, match="not yet covered"):
             fold(owner, case.log.add("add"))
         case.write(owner)
@@ -318,7 +320,7 @@ class TestRule15:
         assert checkpoint is not None
         transaction = case.changelog.write(case.epoch, checkpoint, 0)
         transaction.hanging = True
-        with pytest.raises(HangingTransactionError, match="kafka-transactions.sh abort"):
+        with pytest.raises(HangingTransactionError, match=r"kafka-transactions\.sh abort"):
             case.take_over()
         case.changelog.abort(transaction)
         case.take_over()
