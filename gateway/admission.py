@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Protocol
 
 from temporalio.api.enums.v1 import ResourceExhaustedCause, ResourceExhaustedScope
@@ -9,9 +11,45 @@ from temporalio.api.enums.v1 import ResourceExhaustedCause, ResourceExhaustedSco
 from gateway import errors
 from streams.limits import Limits
 
+_QUIET_S = 0.02
 _CONCURRENT = ResourceExhaustedCause.RESOURCE_EXHAUSTED_CAUSE_CONCURRENT_LIMIT
 _NAMESPACE = ResourceExhaustedScope.RESOURCE_EXHAUSTED_SCOPE_NAMESPACE
 _SYSTEM = ResourceExhaustedScope.RESOURCE_EXHAUSTED_SCOPE_SYSTEM
+
+
+class CallsUnderWay:
+    """Brings all calls to an end so that clients know which of them had no effect.
+
+    gRPC cancels the calls that a stopping server has not looked at, and clients take that for an answer; they
+    try again when a connection ends. So calls that come late are held until none is left to look at.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._held = 0
+        self._ending = False
+
+    async def enter(self) -> None:
+        """Let a call in; one that comes late is held until gRPC ends it."""
+        if self._ending:
+            self._held += 1
+            await asyncio.get_running_loop().create_future()
+        self._count += 1
+
+    def leave(self) -> None:
+        """A call that was let in has ended."""
+        self._count -= 1
+
+    async def end(self, timeout_s: float) -> None:
+        """Let no more in, and return when there are none and no more come, at most `timeout_s` seconds later."""
+        self._ending = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                quiet = False
+                while not quiet:
+                    before = self._count, self._held
+                    await asyncio.sleep(_QUIET_S)
+                    quiet = before == (0, self._held) and not self._count
 
 
 class Gate(Protocol):

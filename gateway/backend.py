@@ -45,7 +45,7 @@ class Backend:
         self.limits = limits
         self.name = name
         self.replies = Replies(name)
-        self._long_polls: set[asyncio.Future[Reply]] = set()
+        self._ends_early: dict[asyncio.Future[Reply], Exception] = {}
 
     def begin(self) -> None:
         """Register with the engine; before it no call can be made."""
@@ -101,15 +101,16 @@ class Backend:
         body: msgspec.Struct,
         timeout_s: float | None = None,
         *,
-        long_poll: bool = False,
+        if_drained: Exception | None = None,
     ) -> Reply:
-        """Append a record and await its reply, at most `timeout_s` seconds; a drain ends long polls.
+        """Append a record and await its reply, at most `timeout_s` seconds.
 
-        Raises ApiError when the reply is an error, TimeoutError when there is none in time.
+        A call that may wait for others, a worker's among them, gives up with `if_drained` when the gateway is
+        drained. Raises ApiError when the reply is an error, TimeoutError when there is none in time.
         """
         correlation, future = self.replies.expect()
-        if long_poll:
-            self._long_polls.add(future)
+        if if_drained is not None:
+            self._ends_early[future] = if_drained
         self.engine.append(topic, key, body, correlation)
         try:
             if timeout_s is None:
@@ -119,17 +120,17 @@ class Backend:
                     reply = await future
         finally:
             self.replies.forget(correlation.id)
-            if long_poll:
-                self._long_polls.discard(future)
+            if if_drained is not None:
+                del self._ends_early[future]
         if reply.code:
             raise errors.ApiError(reply.code, reply.message, reply.body)
         return reply
 
     def drain(self) -> None:
-        """End all long polls, as if their time were over."""
-        for future in self._long_polls:
+        """End all calls that may wait for others."""
+        for future, error in self._ends_early.items():
             if not future.done():
-                future.set_exception(TimeoutError())
+                future.set_exception(error)
 
     def now_ms(self) -> int:
         """The time, in milliseconds since 1970."""

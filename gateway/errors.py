@@ -78,6 +78,11 @@ def unavailable(message: str) -> ApiError:
     return ApiError(UNAVAILABLE, message)
 
 
+def shutting_down() -> ApiError:
+    """UNAVAILABLE: the client finds another server, or this one after its restart."""
+    return unavailable("The server is shutting down.")
+
+
 def not_found(message: str) -> ApiError:
     """NOT_FOUND, with the API's NotFoundFailure."""
     return detailed(NOT_FOUND, message, NotFoundFailure())

@@ -212,7 +212,11 @@ class Histories:
         )
         try:
             reply = await self._backend.ask(
-                COMMANDS, workflow_key(namespace.name, workflow_id), body, timeout_s, long_poll=True
+                COMMANDS,
+                workflow_key(namespace.name, workflow_id),
+                body,
+                timeout_s,
+                if_drained=TimeoutError(),
             )
         except TimeoutError:
             return None

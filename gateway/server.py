@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import ResourceExhaustedCause, ResourceExhaustedSco
 from temporalio.api.errordetails.v1 import ResourceExhaustedFailure
 
 from gateway import client_versions, errors
-from gateway.admission import Gate, LongCalls, ShortCalls
+from gateway.admission import CallsUnderWay, Gate, LongCalls, ShortCalls
 from gateway.backend import Backend
 from gateway.cluster import Cluster
 from gateway.engine import Engine
@@ -68,6 +68,7 @@ class Gateway:
     ) -> None:
         self._backend = backend = Backend(engine, limits, name)
         self._metrics = metrics
+        self._under_way = CallsUnderWay()
         self._short_calls = ShortCalls(limits)
         self._long_calls = ShortCalls(limits)
         histories = Histories(backend)
@@ -113,7 +114,7 @@ class Gateway:
         return port
 
     async def drain(self) -> None:
-        """End what waits: polls without a task, long polls with what there is. Then only short calls run."""
+        """End what waits: polls without a task, long polls with what there is, queries with an error."""
         await self._infrastructure.drain()
         self._polls.drain()
         self._backend.drain()
@@ -121,8 +122,9 @@ class Gateway:
     async def stop(self) -> None:
         """Refuse new calls, give those in flight a few seconds, and stop."""
         if self._server is not None:
-            await self._server.stop(_STOP_GRACE_S)
-            self._server = None
+            server, self._server = self._server, None
+            await self._under_way.end(_STOP_GRACE_S)
+            await server.stop(None)
 
     def _serve(self, method: Method) -> Serve:
         """The coroutine function that answers a method's calls, from bytes to bytes."""
@@ -133,6 +135,7 @@ class Gateway:
         waits_if_asked = name == "GetWorkflowExecutionHistory"
         short: Gate = self._short_calls
         long: Gate = LongCalls(self._backend.limits, self._long_calls) if name in LONG else short
+        under_way = self._under_way
         operations: dict[str, Operation] = {}
 
         async def serve(data: bytes, context: GrpcContext) -> bytes:
@@ -148,11 +151,15 @@ class Gateway:
                     raise errors.invalid("The request is not a valid message.")
                 client_versions.check(context.invocation_metadata())
                 gate = short if waits_if_asked and not request.wait_new_event else long
-                gate.enter(namespace)
+                await under_way.enter()
                 try:
-                    return await handler(request, data, context)
+                    gate.enter(namespace)
+                    try:
+                        return await handler(request, data, context)
+                    finally:
+                        gate.leave(namespace)
                 finally:
-                    gate.leave(namespace)
+                    under_way.leave()
             except ApiError as error:
                 failure = error
             except Exception:

@@ -160,7 +160,7 @@ class Updates:
             method, namespace.name, workflow_id, run_id, request, new_run_id, backend.now_ms() + poll_ms
         )
         key = workflow_key(namespace.name, workflow_id)
-        return (await backend.ask(COMMANDS, key, body, poll_ms / 1000, long_poll=True)).body
+        return (await backend.ask(COMMANDS, key, body, poll_ms / 1000, if_drained=TimeoutError())).body
 
     async def _reached(
         self, namespace: NamespaceConfig, update: Update
