@@ -74,7 +74,7 @@ class Judge:
         self.undelivered: dict[tuple[str, int], int] = {}
         self._leases: dict[tuple[str, str], bodies.GatewayLease] = {}
         self._bytes: dict[tuple[str, int, int], bytes] = {}
-        self._uncovered: dict[int, tuple[str, int, Any]] = {}
+        self._uncovered: dict[Partition, tuple[int, Any, list[DeadLetter]]] = {}
         self._newest_ms: dict[str, int] = {}
 
     # Folds
@@ -109,7 +109,7 @@ class Judge:
                 f"{name}@{offset} left something else the second time: {record!r}: {known} and then {left}",
             )
         elif left[2]:
-            self._uncovered[id(partition)] = (name, offset, left)
+            self._uncovered[partition] = (offset, left, outcome.verdicts)
         else:
             self._first(partition, record, outcome, left)
 
@@ -144,13 +144,14 @@ class Judge:
 
     def covered(self, partition: Partition, offset: int) -> None:
         """A checkpoint up to `offset` is committed: verdicts up to it stand."""
-        waiting = self._uncovered.get(id(partition))
-        if waiting is not None and waiting[1] <= offset:
-            del self._uncovered[id(partition)]
-            name, at, left = waiting
-            known = self.steps[name].setdefault(at, left)
-            require(known == left, f"{name}@{at} was applied, and then judged by a checkpoint")
-            self.verdicts.add((name, at))
+        waiting = self._uncovered.get(partition)
+        if waiting is not None and waiting[0] <= offset:
+            del self._uncovered[partition]
+            at, left, letters = waiting
+            known = self.steps[partition.name].setdefault(at, left)
+            require(known == left, f"{partition.name}@{at} was applied, and then judged by a checkpoint")
+            # A record that waited behind a gap is judged in the step of the one that filled it.
+            self.verdicts.update((letter.source, letter.offset) for letter in letters)
 
     def lettered(self, letter: DeadLetter) -> None:
         """A dead letter left."""
