@@ -179,7 +179,8 @@ class TestRule7:
         acknowledge(owner)
         fold(owner, case.log.add("fail"))
         assert owner.must_checkpoint
-        assert not owner.emissions
+        assert not (owner.emissions or owner.replies)
+        assert not owner.letters
         assert not owner.replies
         assert not owner.letters
         with pytest.raises(AssertionError, match="not yet covered"):
