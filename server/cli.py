@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from server.errors import StartupError
+from server.inspect import inspect
 
 LOG_LEVELS = ("debug", "info", "warn", "error", "never")
 
@@ -14,6 +15,9 @@ LOG_LEVELS = ("debug", "info", "warn", "error", "never")
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Durable execution behind Temporal's public API."""
+
+
+main.add_command(inspect)
 
 
 @main.command()
