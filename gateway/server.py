@@ -31,6 +31,7 @@ from gateway.updates import Updates
 from gateway.visibility import Store, Visibility
 from gateway.workflow_calls import WorkflowCalls
 from streams.limits import GRPC_MESSAGE_MAX_BYTES, Limits
+from streams.runtime.failures import EngineFailedError
 
 GrpcContext = grpc.aio.ServicerContext[bytes, bytes]
 Serve = Callable[[bytes, GrpcContext], Awaitable[bytes]]
@@ -119,11 +120,11 @@ class Gateway:
         self._polls.drain()
         self._backend.drain()
 
-    async def stop(self) -> None:
-        """Refuse new calls, give those in flight a few seconds, and stop."""
+    async def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
+        """Refuse new calls, give those in flight `grace_s` seconds, and stop."""
         if self._server is not None:
             server, self._server = self._server, None
-            await self._under_way.end(_STOP_GRACE_S)
+            await self._under_way.end(grace_s)
             await server.stop(None)
 
     def _serve(self, method: Method) -> Serve:
@@ -162,6 +163,8 @@ class Gateway:
                     under_way.leave()
             except ApiError as error:
                 failure = error
+            except EngineFailedError:  # whose reason the process ends with
+                failure = errors.shutting_down()
             except Exception:
                 _log.exception("a call failed", method=name)
                 failure = ApiError(

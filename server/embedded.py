@@ -14,9 +14,11 @@ from server.ports import address
 from server.preparation import prepare
 from server.settings import DevSettings
 from streams.bodies import RunVisible
-from streams.embedded import EmbeddedEngine, EngineFailedError
+from streams.embedded import EmbeddedEngine
 from streams.limits import Limits
 from streams.runtime.database import DatabaseError
+from streams.runtime.failures import EngineFailedError
+from streams.runtime.tables import StorageError
 
 
 class EmbeddedServer:
@@ -41,7 +43,10 @@ class EmbeddedServer:
 
     async def stop(self) -> None:
         """Writes a checkpoint and closes the file."""
-        await self._gateway.stop()
+        if self._failure.done():
+            await self._gateway.stop(grace_s=0)  # nothing will answer what is in flight
+        else:
+            await self._gateway.stop()
         await self._engine.stop()
 
 
@@ -57,13 +62,15 @@ async def start_embedded(
         )
     except DatabaseError as error:
         raise StartupError(str(error)) from None
+    except StorageError as error:
+        raise StartupError(_damaged(path, error)) from error
     async with AsyncExitStack() as stack:
         stack.push_async_callback(engine.stop)
         try:
             await engine.start()
             await prepare(engine, settings, limits)
         except EngineFailedError as error:
-            raise StartupError(f"cannot start from {path}: {error}") from error
+            raise StartupError(_damaged(path, error)) from error
         gateway = Gateway(engine, engine.visibility_store, limits, metrics)
         try:
             port = await gateway.start(address(settings.ip, settings.port))
@@ -71,6 +78,13 @@ async def start_embedded(
             raise StartupError(str(error)) from None
         stack.pop_all()
     return EmbeddedServer(engine, gateway, port, failure)
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return (
+        f"cannot start from {path}: {error}."
+        " Put a copy of the file in its place, or start with another file; nothing was changed in this one"
+    )
 
 
 def _count_close(metrics: ServiceMetrics, run: RunVisible) -> None:

@@ -17,15 +17,17 @@ from pathlib import Path
 
 import msgspec
 
-from streams import bodies, topology
+from streams import avro, bodies, topology
 from streams.history_processor import HistoryProcessor
 from streams.matching_processor import MatchingProcessor
 from streams.record_types import BODY_TYPES
 from streams.runtime.codec import Codec
 from streams.runtime.committer import Committer
 from streams.runtime.database import Commit, Database, PartitionCheckpoint
-from streams.runtime.partition import DeadLetter, Partition
-from streams.runtime.records import Correlation, Record, Reply, Tick
+from streams.runtime.failures import EngineFailedError
+from streams.runtime.partition import DeadLetter, Partition, PartitionHaltedError
+from streams.runtime.records import Correlation, Record, Reply, Tick, Undecodable
+from streams.runtime.tables import StorageError
 from streams.stores.materializers import DeadLetterSink, HistorySink, RegistrySink, Sink, VisibilitySink
 from streams.stores.sqlite_history import SqliteHistoryStore
 from streams.stores.sqlite_readers import SqliteReaders
@@ -60,10 +62,6 @@ SAFETY_SPAN = 2_000
 
 EXTERNAL = "external"
 """The chainless source of records appended by the process itself."""
-
-
-class EngineFailedError(Exception):
-    """The engine stopped: a commit failed, or a partition halted. The process has to end."""
 
 
 class EmbeddedEngine:
@@ -145,16 +143,11 @@ class EmbeddedEngine:
     async def start(self) -> None:
         """Restore the last checkpoint, fold the log's tail again, and go. Raises EngineFailedError."""
         self._loop = asyncio.get_running_loop()
-        positions = self._database.positions()
-        for partition in self.partitions.values():
-            if partition.name in positions:
-                partition.restore(positions[partition.name])
-        self._offset = max(self._database.last_offset(), *(p.offset for p in self.partitions.values()))
-        self._durable = self._offset
-        self._time_ms = max(p.now_ms for p in self.partitions.values())
-        self._checkpointed = min(p.offset for p in self.partitions.values())
-        self._refold(self._checkpointed)
-        self.registry.show(self.registry.take_uncommitted())
+        try:
+            self._restore()
+        except (StorageError, PartitionHaltedError) as error:
+            self._failure = error
+            raise EngineFailedError(str(error)) from error
         self._running = True
         self._epoch = max(
             self._clock_ms(), self._time_ms + 1, *(p.newest_epoch() + 1 for p in self.partitions.values())
@@ -163,12 +156,27 @@ class EmbeddedEngine:
         self._wake()
         await asyncio.sleep(0)
 
+    def _restore(self) -> None:
+        """Be where the log ends. Raises StorageError for a file that does not hold what it should."""
+        positions = self._database.positions()
+        for partition in self.partitions.values():
+            if partition.name in positions:
+                partition.restore(positions[partition.name])
+        self._offset = self._database.last_offset()
+        if any(partition.offset > self._offset for partition in self.partitions.values()):
+            raise StorageError(f"the log ends at {self._offset}, before the checkpoint")
+        self._durable = self._offset
+        self._time_ms = max(p.now_ms for p in self.partitions.values())
+        self._checkpointed = min(p.offset for p in self.partitions.values())
+        self._refold(self._checkpointed)
+        self.registry.show(self.registry.take_uncommitted())
+
     def _refold(self, position: int) -> None:
         """Fold the tail again. What it emits is appended unless the tail holds it; chains drop the rest."""
         held: set[tuple[str, str, int, int]] = set()
         emitted: list[Record] = []
         for data in self._database.batches(position):
-            for record in self._codec.decode_batch(data):
+            for record in self._decoded(data):
                 if not isinstance(
                     record.body, Tick
                 ):  # A tick has no place in a chain, but a number like one.
@@ -179,6 +187,20 @@ class EmbeddedEngine:
                     self._fold(partition, record, emitted.append)
         self._queue.extend(r for r in emitted if (r.topic, r.source, r.origin_offset, r.index) not in held)
         self._replies.clear()
+
+    def _decoded(self, data: bytes) -> list[Record]:
+        """The records of a batch of the log, all of which this process could have written."""
+        try:
+            records = self._codec.decode_batch(data)
+        except avro.DecodeError as error:
+            raise StorageError(f"a batch of the log is damaged: {error}") from error
+        for record in records:
+            if isinstance(record.body, Undecodable):
+                raise StorageError(
+                    f"record {record.offset} of the log cannot be read: {record.body.reason}. If a newer release"
+                    " wrote the file, start that one"
+                )
+        return records
 
     async def stop(self) -> None:
         """Write a last checkpoint and close the file."""

@@ -6,6 +6,7 @@ touched. Statements are few and large: every step of one costs the interpreter l
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -92,19 +93,20 @@ class Database:
             self._writer = _open(path)
             self._reader = sqlite3.connect(path, isolation_level=None)
             self._reader.execute("PRAGMA query_only=ON")
+            self._tables: dict[str, int] = dict(self._reader.execute("SELECT name, tbl FROM state_tables"))
         except sqlite3.Error as error:
             os.close(self._lock_fd)
             raise DatabaseError(f"{path}: {error}") from error
         except DatabaseError:
             os.close(self._lock_fd)
             raise
-        self._tables: dict[str, int] = dict(self._reader.execute("SELECT name, tbl FROM state_tables"))
 
     def close(self) -> None:
         """Close every connection and release the file."""
-        self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._writer.close()
         self._reader.close()
+        with contextlib.suppress(sqlite3.Error):  # as on a full disk: the write-ahead log stays, and counts
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._writer.close()
         os.close(self._lock_fd)
 
     # Reading
@@ -152,19 +154,33 @@ class Database:
         return rows[0] if rows else None  # type: ignore[return-value]
 
     def positions(self) -> dict[str, Position]:
-        """The position of every partition at the last checkpoint."""
+        """The position of every partition at the last checkpoint. Raises StorageError."""
         rows = self._query("SELECT partition, position FROM positions")
-        return {str(name): avro.decode(Position, data) for name, data in rows}  # type: ignore[arg-type]
+        try:
+            return {str(name): avro.decode(Position, data) for name, data in rows}  # type: ignore[arg-type]
+        except avro.DecodeError as error:
+            raise StorageError(f"the checkpoint is damaged: {error}") from error
 
     def registry(self) -> list[bytes]:
         """The encoded configuration of every namespace at the last checkpoint."""
         return [data for (data,) in self._query("SELECT config FROM registry ORDER BY name")]  # type: ignore[misc]
 
     def batches(self, after: int) -> Iterator[bytes]:
-        """The log batches that hold offsets above `after`, in order."""
-        for (data,) in self._reader.execute(
-            "SELECT records FROM log WHERE last > ? ORDER BY first", (after,)
-        ):
+        """The log batches that hold offsets above `after`, in order. Raises StorageError, also for a gap."""
+        rows = self._reader.execute(
+            "SELECT first, last, records FROM log WHERE last > ? ORDER BY first", (after,)
+        )
+        while True:
+            try:
+                row = rows.fetchone()
+            except sqlite3.Error as error:
+                raise StorageError(f"{self.path}: {error}") from error
+            if row is None:
+                return
+            first, last, data = row
+            if first > after + 1:
+                raise StorageError(f"the log lacks its records from {after + 1} to {first - 1}")
+            after = last
             yield data
 
     def last_offset(self) -> int:

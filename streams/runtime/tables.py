@@ -180,8 +180,12 @@ class Table:
     def _load(self, key: str) -> Entity:
         entity = Entity(key)
         for kind, id, value in self._store.load(self.name, self._partition, key):
-            cls = self.spec.kinds[kind]
-            entity.parts.setdefault(kind, {})[id] = avro.decode(cls, value)
+            try:
+                entity.parts.setdefault(kind, {})[id] = avro.decode(self.spec.kinds[kind], value)
+            except (KeyError, avro.DecodeError) as error:
+                raise StorageError(
+                    f"the row {kind} {id!r} of {key!r} in {self.name} is damaged: {error}"
+                ) from error
             entity.stored.add((kind, id))
         return entity
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from temporalio.api.common.v1 import SearchAttributes as SearchAttributesMessage
 
 from streams import avro, bodies
+from streams.runtime.tables import StorageError
 from streams.stores.history import EventBatch
 from streams.stores.run_key import RunKey
 from streams.stores.search_attributes import SearchValue
@@ -252,7 +253,10 @@ class RegistrySink:
     """
 
     def __init__(self, stored: Iterable[bytes]) -> None:
-        configs = [avro.decode(bodies.NamespaceConfig, data) for data in stored]
+        try:
+            configs = [avro.decode(bodies.NamespaceConfig, data) for data in stored]
+        except avro.DecodeError as error:
+            raise StorageError(f"a namespace's configuration is damaged: {error}") from error
         self.namespaces: dict[str, bodies.NamespaceConfig] = {config.name: config for config in configs}
         self._folded = dict(self.namespaces)
         self._pending: dict[str, bodies.NamespaceConfig | None] = {}
