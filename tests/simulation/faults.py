@@ -72,6 +72,10 @@ class Faults:
         """Whether a later record of a dying owner arrives without an earlier one."""
         return self._happens(self._gap)
 
+    def dies_in_flight(self, records: int) -> bool:
+        """Whether an owner dies with the batch it just appended: the longer the likelier."""
+        return records > 1 and self._happens(self._gap * 0.03 * records)
+
     def checkpoints(self) -> bool:
         """Whether an owner cuts a checkpoint now."""
         return self._rng.random() < self._checkpoint

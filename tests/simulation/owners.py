@@ -179,6 +179,9 @@ class SimOwner:
         batch = [waiting.popleft() for _ in range(size)]
         if batch:
             self.world.logs[channel].append(self, batch, twice=self.world.faults.twice())
+        if self.seat.owner is self and self.world.faults.dies_in_flight(len(batch)):
+            self.seat.lose_owner(zombie=False)
+            return
         if waiting:
             self._flushing.add(channel)
             self.world.at(self.world.faults.flush_delay_ms(), self.flush, channel)
