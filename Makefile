@@ -37,7 +37,8 @@ bench: setup
 
 # The tests that take too long for every change.
 nightly: setup
-	ODRADEK_TEST_SEEDS=10000 $(BIN)/python -m pytest
+	ODRADEK_TEST_SEEDS=10000 ODRADEK_TEST_KILLS=50 ODRADEK_TEST_CRASHES=50 ODRADEK_TEST_FUZZ=10 \
+		$(BIN)/python -m pytest
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -30,7 +30,7 @@ from streams import bodies, topology
 from streams.avro import DecodeError
 from streams.history import errors, task_events, workflow_tasks
 from streams.history.calls import handles_call
-from streams.history.errors import INTERNAL, Rejected
+from streams.history.errors import Rejected
 from streams.history.evolve import applies_fact, emits_fact
 from streams.history.failure_depth import cut_causes
 from streams.history.lookup import find_run
@@ -310,6 +310,6 @@ def respond_completed(step: Step, call: bodies.Call) -> None:
         failure = request.failure if request.HasField("failure") else None
         step.reply_error(errors.query_failed(request.error_message, failure), caller)
     else:
-        step.reply_error(Rejected(INTERNAL, "unknown query completed type"), caller)
+        step.reply_error(errors.invalid("unknown query completed type"), caller)
     run.set_part(QUERY, token.query_id, None)
     step.reply(RespondQueryTaskCompletedResponse())

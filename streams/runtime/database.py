@@ -104,6 +104,7 @@ class Database:
     def close(self) -> None:
         """Close every connection and release the file."""
         self._reader.close()
+        self._writer.execute("PRAGMA busy_timeout=0")  # whoever else reads the file is not waited for
         with contextlib.suppress(sqlite3.Error):  # as on a full disk: the write-ahead log stays, and counts
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._writer.close()

@@ -69,7 +69,7 @@ def _pool(target: Target, method: MethodDescriptor) -> Pool:
 
 
 @pytest.mark.timeout(0 if TIMES else 300)
-@_fuzz(500)
+@_fuzz(300)
 @given(chance=st.randoms(use_true_random=True))
 def test_requests_of_any_content(target: Target, chance: random.Random) -> None:
     workflow_id = f"w{chance.randrange(WORKFLOWS)}"
@@ -94,7 +94,7 @@ def _command(maker: Maker) -> Command:
 
 
 @pytest.mark.timeout(0 if TIMES else 300)
-@_fuzz(400)
+@_fuzz(300)
 @given(chance=st.randoms(use_true_random=True))
 def test_workers_that_answer_workflow_tasks_with_anything(target: Target, chance: random.Random) -> None:
     workflow_id = target.fresh("victim")
@@ -170,6 +170,33 @@ def test_workers_that_answer_activities_with_anything(target: Target, chance: ra
                 request.workflow_id, request.run_id, request.activity_id = workflow_id, "", "a1"
             requests.append((method, request.SerializeToString()))
         target.send(requests)
+        target.check()
+    finally:
+        target.terminate(workflow_id)
+
+
+@pytest.mark.timeout(0 if TIMES else 300)
+@_fuzz(120)
+@given(chance=st.randoms(use_true_random=True))
+def test_workers_that_answer_queries_with_anything(target: Target, chance: random.Random) -> None:
+    workflow_id = target.fresh("asked")
+    target.start(workflow_id, queue=workflow_id)
+    try:
+        target.complete(target.workflow_task(workflow_id).task_token, [])
+        query = QueryWorkflowRequest(
+            namespace=NAMESPACE, execution=WorkflowExecution(workflow_id=workflow_id)
+        )
+        query.query.query_type = "q"
+        waiting = target.begin(
+            [(WORKFLOW_SERVICE.methods_by_name["QueryWorkflow"], query.SerializeToString())]
+        )
+        task = target.workflow_task(workflow_id)
+        assert task.HasField("query")
+        method = WORKFLOW_SERVICE.methods_by_name["RespondQueryTaskCompleted"]
+        answer = Maker(chance, target.pool).message(method.input_type)
+        answer.namespace, answer.task_token = NAMESPACE, task.task_token
+        target.send([(method, answer.SerializeToString())] * chance.randint(1, 2))
+        target.outcomes(waiting)
         target.check()
     finally:
         target.terminate(workflow_id)
