@@ -127,7 +127,6 @@ class EmbeddedEngine:
         self._checkpointed_ms = 0
         self._dirty = False
         self._checkpoint_wanted = False
-        self._durable = -1
         self._checkpointed = -1
         self._flushes: list[tuple[int, asyncio.Future[None]]] = []
         self._pump_handle: asyncio.Handle | None = None
@@ -165,7 +164,6 @@ class EmbeddedEngine:
         self._offset = self._database.last_offset()
         if any(partition.offset > self._offset for partition in self.partitions.values()):
             raise StorageError(f"the log ends at {self._offset}, before the checkpoint")
-        self._durable = self._offset
         self._time_ms = max(p.now_ms for p in self.partitions.values())
         self._checkpointed = min(p.offset for p in self.partitions.values())
         self._refold(self._checkpointed)
@@ -450,7 +448,6 @@ class EmbeddedEngine:
         if error is not None:
             self._fail(error)
         else:
-            self._durable = offset
             self._last_replies = len(replies)
             self.registry.show(namespaces)
             if checkpoint:
