@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from streams import avro
-from streams.runtime.records import Correlation, Record, Undecodable
+from streams.runtime.records import Correlation, Record, Undecodable, UnknownType
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -92,7 +92,7 @@ class Codec:
     def _body(self, value: Envelope) -> msgspec.Struct:
         cls = self._types.get(value.type)
         if cls is None:
-            return Undecodable(value.type, f"unknown record type {value.type!r}", value.body)
+            return UnknownType(value.type, f"unknown record type {value.type!r}", value.body)
         try:
             return avro.decode(cls, value.body)
         except avro.DecodeError as error:

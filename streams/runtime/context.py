@@ -13,7 +13,8 @@ from streams.runtime.tables import Table, TableSpec
 class Context:
     """One step of one partition: its record, the time, the tables, and what the step emits.
 
-    `now_ms` is the partition's time: the highest append time it has folded (fold.md rule 2).
+    `now_ms` is the partition's time: the highest append time it has folded (fold.md rule 2). `logic_version` is the
+    version in force: code that folds otherwise than former releases did asks for it (rule 9).
     """
 
     __slots__ = (
@@ -21,6 +22,7 @@ class Context:
         "_due_changes",
         "_tables",
         "emissions",
+        "logic_version",
         "now_ms",
         "offset",
         "partition",
@@ -34,6 +36,7 @@ class Context:
         self._tables = tables
         self._due = due
         self.now_ms = 0
+        self.logic_version = 0
         self.offset = -1
         self.record: Record | None = None
         self.emissions: list[tuple[str, str, int | None, Any, Correlation | None]] = []

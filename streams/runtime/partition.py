@@ -1,7 +1,7 @@
 """One partition's fold: origins, chains, time, the step and what it leaves for a checkpoint.
 
 Sans-IO: a log drives it by calling `step` with each record in order, and appends what it returns. `fold.md` rules
-2, 3, 5, 7, 10 and 13 live here.
+2, 3, 5, 7, 9, 10 and 13 live here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from streams import avro
 from streams.runtime.codec import LoggedRecord
 from streams.runtime.context import Context, Partitioner, Processor
 from streams.runtime.due import DueIndex, DueStore
+from streams.runtime.logic import Logic
 from streams.runtime.records import Correlation, Record, Reply, Tick, Undecodable
 from streams.runtime.tables import RowStore, StorageError, Table
 
@@ -68,15 +69,16 @@ class Position(msgspec.Struct, frozen=True):
     """What a checkpoint stands for: everything up to `offset` is in it.
 
     `row_count` and `checksum` are of the rows written with it (fold.md rule 14); `topic_id` and `leader_epoch`
-    let a restore recognise another log under the same name (rule 3). `parked` are offsets of records that wait
-    behind a gap; `letters` are verdicts whose dead letters may not have left yet, `outbox` what the step of such
-    a verdict emitted (rule 7).
+    let a restore recognise another log under the same name (rule 3); `logic_version` is the one in force (rule 9).
+    `parked` are offsets of records that wait behind a gap; `letters` are verdicts whose dead letters may not have
+    left yet, `outbox` what the step of such a verdict emitted (rule 7).
     """
 
     offset: int
     now_ms: int
     topic_id: str = ""
     leader_epoch: int = 0
+    logic_version: int = 0
     row_count: int = 0
     checksum: int = 0
     applied: tuple[Applied, ...] = ()
@@ -102,7 +104,7 @@ class Partition:
     """The fold of one input partition by one processor.
 
     `partitioner` gives the partition of a key in a topic; `partition_counts` how many partitions a topic has, for
-    broadcasts.
+    broadcasts. `supported_logic` is the newest logic version of its code, that of this release unless given.
     """
 
     def __init__(
@@ -114,12 +116,14 @@ class Partition:
         partitioner: Partitioner,
         partition_counts: Callable[[str], int],
         cache_parts: int = 20_000,
+        supported_logic: int | None = None,
     ) -> None:
         self.processor = processor
         self.number = number
         self.name = f"{processor.input_topic}/{number}"
         self.due = DueIndex(self.name, dues)
         self.tables = {spec.name: Table(spec, number, rows, cache_parts) for spec in processor.tables}
+        self.logic = Logic(self.name, supported_logic)
         self.offset = -1
         self.now_ms = 0
         self._context = Context(number, self.tables, self.due)
@@ -130,7 +134,12 @@ class Partition:
         self._parked: dict[str, dict[tuple[int, int, int], Record]] = {}
 
     def restore(self, position: Position, parked: Iterable[Record] = ()) -> None:
-        """Start from a checkpoint's position, its rows being in the stores given, and its parked records."""
+        """Start from a checkpoint's position, its rows being in the stores given, and its parked records.
+
+        Raises UnsupportedLogicError when other code has to fold on from there.
+        """
+        parked = list(parked)
+        self.logic.restore(position.logic_version, parked)
         self.offset = position.offset
         self.now_ms = position.now_ms
         self._applied = {a.source: (a.epoch, a.offset, a.index) for a in position.applied}
@@ -147,6 +156,7 @@ class Partition:
         return Position(
             offset=self.offset,
             now_ms=self.now_ms,
+            logic_version=self.logic.version,
             row_count=row_count,
             checksum=checksum,
             applied=tuple(Applied(source, *self._applied[source]) for source in sorted(self._applied)),
@@ -157,11 +167,16 @@ class Partition:
     def step(self, record: Record) -> Outcome:
         """Fold one record and return what it leaves.
 
-        Raises PartitionHaltedError when a gap cannot be waited out, StorageError when a store fails.
+        Raises PartitionHaltedError when a gap cannot be waited out, StorageError when a store fails, and
+        UnsupportedLogicError, with nothing changed, when other code has to fold on from here.
         """
+        marker = self.logic.take(record)
+        self._context.logic_version = self.logic.version
         self.offset = record.offset
         self.now_ms = max(self.now_ms, record.time_ms)
         outcome = Outcome()
+        if marker:
+            return outcome
         if isinstance(record.body, Tick) and record.source == self.name:
             self._tick(record, outcome)
         elif self._is_next(record):

@@ -27,6 +27,10 @@ class Undecodable(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class UnknownType(Undecodable, frozen=True):
+    """What stands in for a body of a type that this code does not know: a newer release wrote it."""
+
+
 class Reply(msgspec.Struct, frozen=True):
     """An answer to one call of a gateway.
 

@@ -12,6 +12,7 @@ from streams import avro, bodies, task_token
 from streams.history import state
 from streams.matching import state as matching_state
 from streams.runtime import codec, partition
+from streams.runtime.logic import LogicMarker
 from streams.runtime.records import Tick
 
 STRUCTS = sorted(
@@ -21,7 +22,7 @@ STRUCTS = sorted(
         for _, cls in inspect.getmembers(module, inspect.isclass)
         if issubclass(cls, msgspec.Struct) and cls.__module__ == module.__name__
     }
-    | {Tick},
+    | {Tick, LogicMarker},
     key=lambda cls: cls.__name__,
 )
 
