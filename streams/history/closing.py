@@ -37,6 +37,7 @@ _KEPT_KINDS = frozenset(
         state.CORE,
         state.START,
         state.METADATA,
+        state.LINKS,
         state.MEMO,
         state.SEARCH,
         state.RESET_POINTS,

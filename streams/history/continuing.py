@@ -11,7 +11,7 @@ from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import WorkflowExecutionStartedEventAttributes
 
 from streams.history import cron, retries, state, worker_versions
-from streams.history.opening import Opening, open_run, start_attributes
+from streams.history.opening import Opening, open_run, start_attributes, start_links
 from streams.history.run import Run
 from streams.history.values import to_duration, to_timestamp
 
@@ -65,8 +65,11 @@ def _new_id(run: Run) -> str:
 
 
 def min_backoff_ms(run: Run, backoff_ms: int) -> int:
-    """The backoff, made longer when the run that ends was very short."""
-    lifetime_ms = max(run.step.now_ms - run.core.execution_start_ms, 0)
+    """The backoff, made longer when the run that ends was very short.
+
+    A run that ends before its first task was due (a signal or a reset let it begin) makes it longer still.
+    """
+    lifetime_ms = run.step.now_ms - run.core.execution_start_ms
     if lifetime_ms + backoff_ms < MIN_RUN_MS:
         return MIN_RUN_MS - lifetime_ms
     return backoff_ms
@@ -94,7 +97,7 @@ def follow(
 
 
 def open_next(run: Run, attributes: WorkflowExecutionStartedEventAttributes, successor: Successor) -> Run:
-    """Open a run in the chain of `run`: same parent, same execution deadline."""
+    """Open a run in the chain of `run`: same parent, same execution deadline, same links."""
     core = run.core
     attributes.continued_execution_run_id = core.run_id
     attributes.first_execution_run_id = core.first_run_id
@@ -117,5 +120,6 @@ def open_next(run: Run, attributes: WorkflowExecutionStartedEventAttributes, suc
             run_id=successor.run_id,
             attributes=attributes,
             request_id=run.step.derived_id("request", successor.run_id),
+            links=start_links(run),
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from temporalio.api.common.v1 import Link
 from temporalio.api.enums.v1 import EventType, WorkflowExecutionStatus
 from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionStartedEventAttributes
 from temporalio.api.sdk.v1 import UserMetadata
@@ -29,7 +30,7 @@ class Opening(msgspec.Struct):
     attributes: WorkflowExecutionStartedEventAttributes
     request_id: str
     user_metadata: UserMetadata | None = None
-    links: tuple[object, ...] = ()
+    links: tuple[Link, ...] = ()
     schedule_task: bool = True
 
 
@@ -134,6 +135,9 @@ def _started(run: Run, event: HistoryEvent) -> None:
     run.put(state.START, "", state.Blob(attributes.SerializeToString(deterministic=True)))
     if event.HasField("user_metadata"):
         run.put(state.METADATA, "", state.Blob(event.user_metadata.SerializeToString(deterministic=True)))
+    if event.links:
+        links = tuple(link.SerializeToString(deterministic=True) for link in event.links)
+        run.put(state.LINKS, "", state.StartLinks(links))
     points = attributes.prev_auto_reset_points
     if points.points:
         run.put(state.RESET_POINTS, "", state.Blob(points.SerializeToString(deterministic=True)))
@@ -154,6 +158,12 @@ def start_attributes(run: Run) -> WorkflowExecutionStartedEventAttributes:
     """The attributes of the run's first event."""
     blob: state.Blob = run.entity.get(state.START)
     return WorkflowExecutionStartedEventAttributes.FromString(blob.data)
+
+
+def start_links(run: Run) -> tuple[Link, ...]:
+    """The links of the run's first event."""
+    part: state.StartLinks | None = run.entity.get(state.LINKS)
+    return () if part is None else tuple(map(Link.FromString, part.links))
 
 
 def begin_delayed(run: Run) -> None:

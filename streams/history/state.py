@@ -23,6 +23,7 @@ QUERY = "query"
 UPDATE = "update"
 WAITER = "waiter"
 METADATA = "metadata"
+LINKS = "links"
 RESET_POINTS = "points"
 WORKER = "worker"
 ATTACHED = "attached"
@@ -121,6 +122,12 @@ class Blob(msgspec.Struct, frozen=True):
     """
 
     data: bytes
+
+
+class StartLinks(msgspec.Struct, frozen=True):
+    """The encoded temporal.api.common.v1.Link messages that the run started with, for the run that follows it."""
+
+    links: tuple[bytes, ...]
 
 
 class WorkflowTask(msgspec.Struct, frozen=True):
@@ -335,6 +342,7 @@ KINDS: dict[str, type[msgspec.Struct]] = {
     UPDATE: Update,
     WAITER: Waiter,
     METADATA: Blob,
+    LINKS: StartLinks,
     RESET_POINTS: Blob,
     WORKER: Blob,
     ATTACHED: Signaled,

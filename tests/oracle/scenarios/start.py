@@ -332,6 +332,42 @@ async def cron(w: World) -> None:
 
 
 @scenario()
+async def links_of_following_runs(w: World) -> None:
+    link = {
+        "workflow_event": {
+            "namespace": "elsewhere",
+            "workflow_id": "linked",
+            "run_id": "11111111-2222-4333-8444-555555555555",
+            "event_ref": {"event_id": 5, "event_type": 1},
+        }
+    }
+    first = {"links": [link], "user_metadata": {"summary": payload("summary")}}
+    await w.start("retried", queue="retried", retry_policy=retry(3), **first)
+    await w.step(fail(), queue="retried")
+    await w.step(command("CONTINUE_AS_NEW_WORKFLOW_EXECUTION"), queue="retried")
+    third = await w.task("retried")
+    await w.done(third, command("START_TIMER", timer_id="t", start_to_fire_timeout=seconds(600)))
+    w.record("continued after a retry", (await w.events("retried"))[0])
+    await w.call(
+        "ResetWorkflowExecution",
+        workflow_execution=w.ex("retried"),
+        workflow_task_finish_event_id=4,
+        request_id="reset",
+    )
+    w.record("reset", (await w.events("retried"))[0])
+    await w.step(command("CONTINUE_AS_NEW_WORKFLOW_EXECUTION"), queue="retried")
+    await w.task("retried")
+    w.record("continued after a reset", (await w.events("retried"))[0])
+    await w.start("timed-out", retry_policy=retry(2), workflow_run_timeout=seconds(1), **first)
+    await w.wait_closed("timed-out")
+    w.record("retried after a time-out", (await w.events("timed-out"))[0])
+    await w.start("cron", queue="cron", cron_schedule="@every 1s", **first)
+    await w.step(complete(), queue="cron")
+    w.record("next by cron", (await w.events("cron"))[0])
+    await w.terminate("cron")
+
+
+@scenario()
 async def cron_failure(w: World) -> None:
     await w.start(cron_schedule="@every 1s")
     await w.step(complete("kept"))
