@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
+import uvloop
 
 from gateway.metrics import Registry
 from gateway.metrics_endpoint import MetricsEndpoint
@@ -22,7 +23,7 @@ from server.settings import DevSettings
 from streams.limits import Limits, limits_from_dynamic_config
 
 DRAIN_TIMEOUT_S: Final = 10.0
-GC_ALLOCATIONS: Final = 20_000
+GC_ALLOCATIONS: Final = 50_000
 """Allocations between looks for garbage cycles: a step makes hundreds, and hardly a cycle among them."""
 
 _log = structlog.get_logger(__name__)
@@ -59,7 +60,7 @@ def run(settings: DevSettings, start: Start) -> int:
         _log.warning(warning)
     with tempfile.TemporaryDirectory(prefix="odradek-") as directory:
         path = settings.db_filename or Path(directory) / "odradek.db"
-        return asyncio.run(_run(settings, path, limits, start))
+        return uvloop.run(_run(settings, path, limits, start))
 
 
 async def _run(settings: DevSettings, path: Path, limits: Limits, start: Start) -> int:

@@ -45,7 +45,7 @@ def _start_workflow_task(run: Run, body: bodies.StartTask) -> bool:
         identity=body.poll.identity,
         poll_id=body.poll.id,
     )
-    responses.reply_poll(run, responses.poll_correlation(body.poll))
+    responses.reply_poll(run, responses.poll_correlation(body.poll), body.backlog_count)
     return True
 
 

@@ -348,6 +348,7 @@ class Queue:
                 task.stamp,
                 task.query_id,
                 poll,
+                self.entity.count(TASK),
             ),
         )
 
