@@ -18,6 +18,7 @@ from streams.embedded import EmbeddedEngine
 from streams.limits import Limits
 from streams.runtime.database import DatabaseError
 from streams.runtime.failures import EngineFailedError
+from streams.runtime.logic import UnsupportedLogicError
 from streams.runtime.tables import StorageError
 
 
@@ -70,6 +71,8 @@ async def start_embedded(
             await engine.start()
             await prepare(engine, settings, limits)
         except EngineFailedError as error:
+            if isinstance(error.__cause__, UnsupportedLogicError):
+                raise StartupError(f"cannot start from {path}: {error}; nothing was changed in it") from None
             raise StartupError(_damaged(path, error)) from error
         gateway = Gateway(engine, engine.visibility_store, limits, metrics)
         try:

@@ -18,6 +18,7 @@ from streams.matching_processor import MatchingProcessor
 from streams.record_types import BODY_TYPES
 from streams.runtime.codec import Codec
 from streams.runtime.database import APPLICATION_ID, FORMAT, DatabaseError
+from streams.runtime.logic import UnsupportedLogicError
 from streams.runtime.partition import DeadLetter, Partition, PartitionHaltedError, Position
 from streams.runtime.records import Record
 from streams.runtime.tables import Entity
@@ -188,15 +189,15 @@ class DatabaseFile:
     def _folded(self) -> tuple[Partition, list[HistoryBatch | RunDeleted]]:
         """The partition of workflows after the last record, and what its tail adds to histories."""
         partition = Partition(HistoryProcessor(), 0, self, self, lambda topic, key: 0, lambda topic: 1)
-        for name, position in self.positions():
-            if name == partition.name:
-                partition.restore(position)
         tail: list[HistoryBatch | RunDeleted] = []
         try:
+            for name, position in self.positions():
+                if name == partition.name:
+                    partition.restore(position)
             for record in self.records(partition.offset):
                 if record.topic == topology.COMMANDS:
                     emissions = partition.step(record).emissions
                     tail.extend(one.body for one in emissions if one.topic == topology.HISTORY)
-        except PartitionHaltedError as error:
+        except (PartitionHaltedError, UnsupportedLogicError) as error:
             raise DatabaseError(f"{self.path}: {error}") from error
         return partition, tail

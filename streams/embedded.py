@@ -25,6 +25,7 @@ from streams.runtime.codec import Codec
 from streams.runtime.committer import Committer
 from streams.runtime.database import Commit, Database, PartitionCheckpoint
 from streams.runtime.failures import EngineFailedError
+from streams.runtime.logic import UnsupportedLogicError, marker
 from streams.runtime.partition import DeadLetter, Partition, PartitionHaltedError
 from streams.runtime.records import Correlation, Record, Reply, Tick, Undecodable
 from streams.runtime.tables import StorageError
@@ -144,9 +145,10 @@ class EmbeddedEngine:
         self._loop = asyncio.get_running_loop()
         try:
             self._restore()
-        except (StorageError, PartitionHaltedError) as error:
+        except (StorageError, PartitionHaltedError, UnsupportedLogicError) as error:
             self._failure = error
             raise EngineFailedError(str(error)) from error
+        self._raise_logic()
         self._running = True
         self._epoch = max(
             self._clock_ms(), self._time_ms + 1, *(p.newest_epoch() + 1 for p in self.partitions.values())
@@ -168,6 +170,16 @@ class EmbeddedEngine:
         self._checkpointed = min(p.offset for p in self.partitions.values())
         self._refold(self._checkpointed)
         self.registry.show(self.registry.take_uncommitted())
+
+    def _raise_logic(self) -> None:
+        """Go over to the newest logic, now that the tail was folded by the one that it was first folded by.
+
+        The only member decides alone (fold.md rule 9). A new log begins with these markers.
+        """
+        for partition in self.partitions.values():
+            if partition.logic.version < partition.logic.supported:
+                topic, newest = partition.processor.input_topic, partition.logic.supported
+                self._inbox.append(marker(topic, partition.number, newest))
 
     def _refold(self, position: int) -> None:
         """Fold the tail again. What it emits is appended unless the tail holds it; chains drop the rest."""

@@ -2,8 +2,8 @@
 
 Sans-IO: a driver hands in the records of the log, appends what is in `emissions`, sends `replies` and
 `letters`, reports what was acknowledged, and writes the checkpoints it is given. Any failed append ends the
-ownership: the driver drops this object and takes the partition over again (fold.md rule 11). Rules 4, 7, 13
-and 14 live here.
+ownership: the driver drops this object and takes the partition over again (fold.md rule 11). Rules 4, 7, 9,
+13 and 14 live here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from streams.runtime import checkpoints
 from streams.runtime.checkpoints import Checkpoint
 from streams.runtime.codec import Codec
+from streams.runtime.logic import UnsupportedLogicError
 from streams.runtime.partition import DeadLetter, Outcome, Partition, Position
 from streams.runtime.records import Correlation, Record, Reply
 
@@ -23,6 +24,7 @@ class Owner:
 
     `emissions` are to be appended in order within each channel. `replies` carry the offset they are to be
     acknowledged with; `letters` go to `dead-letters`, where (source, offset) is their identity.
+    `leaving` says why another release's code has to fold on, once it has to: nothing more is folded here.
     """
 
     def __init__(self, partition: Partition, topic_id: str, codec: Codec) -> None:
@@ -30,6 +32,7 @@ class Owner:
         self.emissions: deque[Record] = deque()
         self.replies: deque[tuple[int, Correlation, Reply]] = deque()
         self.letters: deque[DeadLetter] = deque()
+        self.leaving: UnsupportedLogicError | None = None
         self._topic_id = topic_id
         self._codec = codec
         self._leader_epoch = 0
@@ -42,7 +45,10 @@ class Owner:
         self._checkpointed = partition.offset
 
     def resume(self, position: Position, parked: Iterable[Record]) -> None:
-        """Go on from a checkpoint: its verdicts are told again, and what they held back leaves."""
+        """Go on from a checkpoint: its verdicts are told again, and what they held back leaves.
+
+        Raises UnsupportedLogicError.
+        """
         self.partition.restore(position, parked)
         self._checkpointed = position.offset
         self._written_parked = position.parked
@@ -64,13 +70,30 @@ class Owner:
         """
         return bool(self._verdicts)
 
+    @property
+    def may_release(self) -> bool:
+        """Whether everything folded before `leaving` is out and in a checkpoint: the next owner begins there.
+
+        Releasing earlier does no harm, but leaves the next owner more to fold again.
+        """
+        return (
+            self.leaving is not None
+            and self._checkpointed == self.partition.offset
+            and not (self._unacknowledged or self._unsent_letters)
+        )
+
     def fold(self, record: Record, leader_epoch: int = 0) -> None:
-        """Fold one record. `leader_epoch` is that of the log at its offset.
+        """Fold one record, unless that takes another release's code. `leader_epoch` is that of the log at its offset.
 
         Raises PartitionHaltedError, StorageError; either ends the ownership.
         """
         assert not self._verdicts, "a verdict is not yet covered by a checkpoint"
-        outcome = self.partition.step(record)
+        assert self.leaving is None, "another release has to fold on"
+        try:
+            outcome = self.partition.step(record)
+        except UnsupportedLogicError as error:
+            self.leaving = error
+            return
         self._leader_epoch = leader_epoch
         if outcome.verdicts:
             self._verdicts, self._held = outcome.verdicts, outcome

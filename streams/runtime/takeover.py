@@ -67,7 +67,8 @@ def take_over(
 ) -> Owner:
     """The owner of partition `name` from now on; `partition` builds its fold over the restored store.
 
-    Fold on from `Owner.partition.offset + 1`. Raises TakeoverRefusedError.
+    Fold on from `Owner.partition.offset + 1`. Raises TakeoverRefusedError, and UnsupportedLogicError when this
+    member has to leave the partition to one of another release.
     """
     changelog.fence()
     stable, end = changelog.last_stable_offset(), changelog.high_watermark()
