@@ -1,4 +1,4 @@
-"""Records as bytes: the Avro envelope with its body, and batches of them as the embedded log keeps them."""
+"""Records as bytes: Avro bodies, in an Avro envelope or in a batch of the embedded log."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class LoggedRecord(msgspec.Struct, frozen=True):
-    """A record with its place in the embedded log."""
+    """A record with its place in a log."""
 
     topic: str
     partition: int
@@ -37,10 +37,27 @@ class LoggedRecord(msgspec.Struct, frozen=True):
     value: Envelope
 
 
-class LogBatch(msgspec.Struct, frozen=True):
-    """Records that were committed together, in order."""
+class _Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a batch says of each record, in this order."""
 
-    records: tuple[LoggedRecord, ...]
+    topic: str
+    partition: int
+    offset: int
+    time_ms: int
+    key: str
+    type: str
+    source: str
+    origin_epoch: int
+    origin_offset: int
+    index: int
+    previous_offset: int
+    previous_index: int
+    correlation: tuple[str, int, int] | None
+    body: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[_Entry]).decode
 
 
 class Codec:
@@ -75,7 +92,7 @@ class Codec:
             topic,
             partition,
             key,
-            self._body(value),
+            self._body(value.type, value.body),
             source=value.source,
             origin_offset=value.origin_offset,
             index=value.index,
@@ -89,14 +106,14 @@ class Codec:
             time_ms=time_ms,
         )
 
-    def _body(self, value: Envelope) -> msgspec.Struct:
-        cls = self._types.get(value.type)
+    def _body(self, type: str, data: bytes) -> msgspec.Struct:
+        cls = self._types.get(type)
         if cls is None:
-            return UnknownType(value.type, f"unknown record type {value.type!r}", value.body)
+            return UnknownType(type, f"unknown record type {type!r}", data)
         try:
-            return avro.decode(cls, value.body)
+            return avro.decode(cls, data)
         except avro.DecodeError as error:
-            return Undecodable(value.type, str(error), value.body)
+            return Undecodable(type, str(error), data)
 
     def to_logged(self, record: Record) -> LoggedRecord:
         """A record with its place, as a struct."""
@@ -109,10 +126,49 @@ class Codec:
         return self.record(value.topic, value.partition, value.offset, value.time_ms, value.key, value.value)
 
     def encode_batch(self, records: Sequence[Record]) -> bytes:
-        """A batch of the embedded log as bytes."""
-        return avro.encode(LogBatch(tuple(map(self.to_logged, records))))
+        """A batch of the embedded log: records that commit together, in order (decision 0007)."""
+        return _encode([self._entry(record) for record in records])
+
+    def _entry(self, record: Record) -> tuple[object, ...]:
+        correlation, body = record.correlation, record.body
+        return (
+            record.topic,
+            record.partition,
+            record.offset,
+            record.time_ms,
+            record.key,
+            body.type if isinstance(body, Undecodable) else type(body).__name__,
+            record.source,
+            record.origin_epoch,
+            record.origin_offset,
+            record.index,
+            record.previous_offset,
+            record.previous_index,
+            correlation and (correlation.gateway, correlation.epoch, correlation.id),
+            body.data if isinstance(body, Undecodable) else avro.encode(body),
+        )
 
     def decode_batch(self, data: bytes) -> list[Record]:
-        """The records of a batch. Raises avro.DecodeError."""
-        batch = avro.decode(LogBatch, data)
-        return [self.logged(value) for value in batch.records]
+        """The records of a batch; bodies that cannot be decoded become Undecodable. Raises avro.DecodeError."""
+        try:
+            entries = _decode(data)
+        except msgspec.MsgspecError as error:
+            raise avro.DecodeError(f"not a batch of records: {error}") from error
+        return [
+            Record(
+                entry.topic,
+                entry.partition,
+                entry.key,
+                self._body(entry.type, entry.body),
+                source=entry.source,
+                origin_epoch=entry.origin_epoch,
+                origin_offset=entry.origin_offset,
+                index=entry.index,
+                previous_offset=entry.previous_offset,
+                previous_index=entry.previous_index,
+                correlation=None if entry.correlation is None else Correlation(*entry.correlation),
+                offset=entry.offset,
+                time_ms=entry.time_ms,
+            )
+            for entry in entries
+        ]

@@ -20,7 +20,9 @@ STRUCTS = sorted(
         cls
         for module in (bodies, task_token, state, matching_state, codec, partition)
         for _, cls in inspect.getmembers(module, inspect.isclass)
-        if issubclass(cls, msgspec.Struct) and cls.__module__ == module.__name__
+        if issubclass(cls, msgspec.Struct)
+        and cls.__module__ == module.__name__
+        and not cls.__name__.startswith("_")
     }
     | {Tick, LogicMarker},
     key=lambda cls: cls.__name__,
