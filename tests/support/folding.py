@@ -20,12 +20,15 @@ class Folding:
     """A partition 0 of `processor` with its log. Records come from one gateway unless they say otherwise.
 
     Other partitions and topics have one partition each. `cache_parts` is small, so that entities leave memory
-    with every checkpoint.
+    with every checkpoint. `supported_logic` is what the code supports of logic versions, this release's by default.
     """
 
-    def __init__(self, processor: Callable[[], Processor], cache_parts: int = 0) -> None:
+    def __init__(
+        self, processor: Callable[[], Processor], cache_parts: int = 0, supported_logic: int | None = None
+    ) -> None:
         self.make = processor
         self.cache_parts = cache_parts
+        self.supported_logic = supported_logic
         self.store = MemoryStore()
         self.partition = self._partition(self.store)
         self.log: list[Record] = []
@@ -36,7 +39,9 @@ class Folding:
 
     def _partition(self, store: MemoryStore) -> Partition:
         return Partition(
-            self.make(), 0, store, store, lambda topic, key: 0, lambda topic: 1, cache_parts=self.cache_parts
+            *(self.make(), 0, store, store, lambda topic, key: 0, lambda topic: 1),
+            cache_parts=self.cache_parts,
+            supported_logic=self.supported_logic,
         )
 
     def send(self, body: Any, key: str, call_id: int | None = None, after_ms: int = 0) -> Outcome:
