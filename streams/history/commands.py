@@ -257,7 +257,10 @@ def _next_task(commands: Commands, heartbeat: WorkflowTask | None) -> None:
     )
     if handed_over:
         workflow_tasks.start(
-            run, request_id="request-from-RespondWorkflowTaskCompleted", identity=request.identity
+            run,
+            request_id="request-from-RespondWorkflowTaskCompleted",
+            identity=request.identity,
+            version=request.worker_version_stamp if request.HasField("worker_version_stamp") else None,
         )
 
 
@@ -303,7 +306,12 @@ def respond_failed(step: Step, call: bodies.Call) -> None:
     cut_causes(request.failure)
     failure = request.failure if request.HasField("failure") else None
     workflow_tasks.fail(
-        run, request.cause, failure, request.identity, binary_checksum=request.binary_checksum
+        run,
+        request.cause,
+        failure,
+        request.identity,
+        binary_checksum=request.binary_checksum,
+        version=request.worker_version if request.HasField("worker_version") else None,
     )
     workflow_tasks.schedule(run)
     step.reply(RespondWorkflowTaskFailedResponse())

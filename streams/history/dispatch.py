@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from temporalio.api.common.v1 import WorkerVersionStamp
+from temporalio.api.workflowservice.v1 import PollWorkflowTaskQueueRequest
+
 from streams import bodies
 from streams.history import activities, expiry, queries, reset, responses, workflow_tasks
 from streams.history.calls import handles_body
@@ -44,9 +47,16 @@ def _start_workflow_task(run: Run, body: bodies.StartTask) -> bool:
         ),
         identity=body.poll.identity,
         poll_id=body.poll.id,
+        version=_version(body.poll),
     )
     responses.reply_poll(run, responses.poll_correlation(body.poll), body.backlog_count)
     return True
+
+
+def _version(poll: bodies.Poll) -> WorkerVersionStamp | None:
+    """What the worker that polls calls its code."""
+    build_id = PollWorkflowTaskQueueRequest.FromString(poll.request).worker_version_capabilities.build_id
+    return WorkerVersionStamp(build_id=build_id) if build_id else None
 
 
 def _back_to_queue(run: Run, body: bodies.StartTask) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
+from temporalio.api.common.v1 import WorkerVersionStamp
 from temporalio.api.enums.v1 import EventType, TaskQueueKind
 from temporalio.api.history.v1 import WorkflowTaskScheduledEventAttributes, WorkflowTaskStartedEventAttributes
 from temporalio.api.taskqueue.v1 import TaskQueue
@@ -32,14 +33,17 @@ def scheduled_attributes(run: Run, task: WorkflowTask) -> WorkflowTaskScheduledE
     )
 
 
-def started_attributes(task: WorkflowTask) -> WorkflowTaskStartedEventAttributes:
-    """What the started event of a task says."""
+def started_attributes(
+    task: WorkflowTask, version: WorkerVersionStamp | None = None
+) -> WorkflowTaskStartedEventAttributes:
+    """What the started event of a task says; `version` is what the worker that has it calls its code."""
     return WorkflowTaskStartedEventAttributes(
         scheduled_event_id=task.scheduled_event_id,
         identity=task.identity,
         request_id=task.request_id,
         suggest_continue_as_new=task.suggest_continue_as_new,
         history_size_bytes=task.history_size_bytes,
+        worker_version=version,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from temporalio.api.common.v1 import WorkerVersionStamp
 from temporalio.api.enums.v1 import EventType, TimeoutType, WorkflowTaskFailedCause
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import (
@@ -172,8 +173,13 @@ def reroute(run: Run) -> None:
 # --- starting ---
 
 
-def start(run: Run, *, request_id: str, identity: str, poll_id: int = 0) -> WorkflowTask:
-    """Record that a worker has the pending task; events for a normal one, none for others yet."""
+def start(
+    run: Run, *, request_id: str, identity: str, poll_id: int = 0, version: WorkerVersionStamp | None = None
+) -> WorkflowTask:
+    """Record that a worker has the pending task; events for a normal one, none for others yet.
+
+    `version` is what the worker calls its code.
+    """
     task = run.task
     assert task is not None
     if task.kind != NORMAL and task.scheduled_event_id != run.core.next_event_id:
@@ -194,7 +200,7 @@ def start(run: Run, *, request_id: str, identity: str, poll_id: int = 0) -> Work
         history_size_bytes=run.core.history_size_bytes,
     )
     if task.kind == NORMAL:
-        _record_started(run, started)
+        _record_started(run, started, version)
     run.set_part(WORKFLOW_TASK, "", started)
     return started
 
@@ -211,10 +217,10 @@ def suggests_continue_as_new(run: Run) -> bool:
     )
 
 
-def _record_started(run: Run, task: WorkflowTask) -> HistoryEvent:
+def _record_started(run: Run, task: WorkflowTask, version: WorkerVersionStamp | None) -> HistoryEvent:
     return run.record(
         EVENT.EVENT_TYPE_WORKFLOW_TASK_STARTED,
-        started_attributes(task),
+        started_attributes(task, version),
         event_time=to_timestamp(task.started_ms),
     )
 
@@ -275,11 +281,16 @@ def undeliver(run: Run) -> None:
 # --- ending ---
 
 
-def _materialize(run: Run, task: WorkflowTask, identity: str) -> WorkflowTask:
-    """Put the events of a transient or speculative task into the history now that it ends."""
+def _materialize(
+    run: Run, task: WorkflowTask, identity: str, version: WorkerVersionStamp | None = None
+) -> WorkflowTask:
+    """Put the events of a transient or speculative task into the history now that it ends.
+
+    `identity` and `version` are those of the worker that ended it.
+    """
     scheduled = _record_scheduled(run, task)
     task = msgspec.structs.replace(task, scheduled_event_id=scheduled.event_id, identity=identity)
-    started = _record_started(run, task)
+    started = _record_started(run, task, version)
     return msgspec.structs.replace(task, started_event_id=started.event_id)
 
 
@@ -293,16 +304,16 @@ def forget(run: Run) -> None:
 def complete(run: Run, task: WorkflowTask, request: RespondWorkflowTaskCompletedRequest) -> HistoryEvent:
     """End the running task well: its events are in the history then. The caller handles the commands."""
     forget(run)
+    version = request.worker_version_stamp if request.HasField("worker_version_stamp") else None
     if task.kind != NORMAL:
-        task = _materialize(run, task, request.identity)
+        task = _materialize(run, task, request.identity, version)
     attributes = WorkflowTaskCompletedEventAttributes(
         scheduled_event_id=task.scheduled_event_id,
         started_event_id=task.started_event_id,
         identity=request.identity,
         binary_checksum=request.binary_checksum,
+        worker_version=version,
     )
-    if request.HasField("worker_version_stamp"):
-        attributes.worker_version.CopyFrom(request.worker_version_stamp)
     if request.HasField("sdk_metadata"):
         attributes.sdk_metadata.CopyFrom(request.sdk_metadata)
     if request.HasField("metering_metadata"):
@@ -333,11 +344,13 @@ def fail(
     identity: str,
     *,
     binary_checksum: str = "",
+    version: WorkerVersionStamp | None = None,
     attributes: dict[str, Any] | None = None,
 ) -> HistoryEvent | None:
     """End the running task badly. No event for a transient one: a failing task does not grow the history.
 
-    `attributes` are further fields of the event (a reset's run ids).
+    `version` is what the worker that failed it calls its code, `attributes` are further fields of the event (a
+    reset's run ids).
     """
     task = run.task
     assert task is not None
@@ -349,7 +362,7 @@ def fail(
     if task.kind == TRANSIENT:
         return None
     if task.kind == SPECULATIVE:
-        task = _materialize(run, task, identity)
+        task = _materialize(run, task, identity, version)
     return run.record(
         EVENT.EVENT_TYPE_WORKFLOW_TASK_FAILED,
         WorkflowTaskFailedEventAttributes(

@@ -36,14 +36,11 @@ DROPPED: dict[str, str] = {
 DROPPED_FOR_SDK: dict[str, str] = {
     "sdk_metadata": "flags and version of the SDK",
     "metering_metadata": "counters of the SDK",
-    "worker_version": "hash of the worker's code",
-    "most_recent_worker_version_stamp": "hash of the worker's code",
-    "last_worker_version_stamp": "hash of the worker's code",
-    "binary_checksum": "hash of the worker's code",
     "stack_trace": "line numbers of Python code",
-    "auto_reset_points": "hash of the worker's code",
-    "prev_auto_reset_points": "hash of the worker's code",
 }
+
+# Replaced where an SDK's worker has sent it.
+REPLACED_FOR_SDK: dict[str, str] = {"build_id": "<hash of the worker's code>"}
 
 # Random or clock-made values: replaced, so that presence still counts.
 REPLACED: dict[str, str] = {
@@ -79,7 +76,7 @@ class Normaliser:
     def __init__(self, prefix: str, *, sdk: bool) -> None:
         self._prefix = prefix
         self._dropped = {**DROPPED, **DROPPED_FOR_SDK} if sdk else DROPPED
-        self._replaced = REPLACED
+        self._replaced = {**REPLACED, **REPLACED_FOR_SDK} if sdk else REPLACED
         self._uuids: dict[str, str] = {}
 
     def finish(self, recordings: list[tuple[str, Plain]]) -> Plain:

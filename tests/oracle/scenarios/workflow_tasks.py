@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 
 from ..commands import (
@@ -475,6 +477,55 @@ async def binary_checksum(w: World) -> None:
     await w.done(task, timer(timeout_s=600), binary_checksum="build-1")
     await w.history()
     await w.describe()
+
+
+@scenario()
+async def worker_versions(w: World) -> None:
+    """What workers call their code, by each way in which a task starts and ends."""
+
+    def polled(number: int) -> dict[str, Any]:
+        return {"worker_version_capabilities": {"build_id": f"polled-{number}"}}
+
+    def stamped(number: int) -> dict[str, str]:
+        return {"build_id": f"stamped-{number}"}
+
+    await w.start()
+    task = await w.task(**polled(1))
+    await w.call(
+        "RespondWorkflowTaskFailed",
+        task_token=task.task_token,
+        cause=UNHANDLED_FAILURE,
+        worker_version=stamped(1),
+    )
+    task = await w.task(record_as="second attempt", **polled(2))
+    heartbeat = await w.done(
+        task,
+        worker_version_stamp=stamped(2),
+        force_create_new_workflow_task=True,
+        return_new_workflow_task=True,
+    )
+    await w.done(heartbeat.workflow_task, worker_version_stamp=stamped(3))
+    for number, end in enumerate(("done", "failed"), 4):
+        update = w.later(
+            f"update {end}",
+            "UpdateWorkflowExecution",
+            workflow_execution=w.ex(),
+            wait_policy={"lifecycle_stage": 3},
+            request={"meta": {"update_id": f"u{number}"}, "input": {"name": "change"}},
+        )
+        task = await w.task(record_as=f"speculative task, {end}", **polled(number))
+        if end == "failed":
+            await w.call(
+                "RespondWorkflowTaskFailed",
+                task_token=task.task_token,
+                cause=UNHANDLED_FAILURE,
+                worker_version=stamped(number),
+            )
+            await w.terminate()
+        else:
+            await w.done(task, timer(timeout_s=600), worker_version_stamp=stamped(number))
+        await update
+    await w.history()
 
 
 @scenario()
