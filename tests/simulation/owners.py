@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from streams.runtime import takeover
 from streams.runtime.local_store import LocalHead
+from streams.runtime.logic import UnsupportedLogicError
 from streams.runtime.owner import Owner
 from streams.runtime.records import Record, Tick
 from streams.runtime.takeover import TakeoverRefusedError
 from tests.simulation.changelog import Changelog, Disk, FencedError, Restoring, Transaction, apply_entry
 from tests.simulation.checked import CheckedPartition, Violation, is_poison, processor
 from tests.simulation.log import CODEC, PartitionLog
+from tests.simulation.upgrades import MemberLog, Release
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -47,11 +49,16 @@ class Seat:
         world = self.world
         tampered = world.faults.tamper(self)
         kind, mend = tampered or ("", lambda: None)
+        supported = world.upgrade.member()
         try:
-            owner = SimOwner(self, world.faults.fixed)
+            owner = SimOwner(self, world.faults.fixed, supported)
         except TakeoverRefusedError as error:
             mend()
             world.faults.refused(self, kind, error)
+            world.at(200, self.take)
+            return
+        except UnsupportedLogicError as error:
+            world.upgrade.refused(supported, error)
             world.at(200, self.take)
             return
         if kind:
@@ -74,11 +81,13 @@ class Seat:
 class SimOwner:
     """One owner. A Sender of what it emits."""
 
-    def __init__(self, seat: Seat, fixed: bool) -> None:
+    def __init__(self, seat: Seat, fixed: bool, supported: int) -> None:
         self.seat = seat
         self.world = seat.world
         self.log = seat.log
         self.fixed = fixed
+        self.supported = supported
+        self._read = MemberLog(seat.log, supported)
         self.alive = True
         world = self.world
         disk = world.rng.choice(seat.disks)
@@ -86,8 +95,11 @@ class SimOwner:
 
         def partition() -> CheckedPartition:
             made = CheckedPartition(
-                processor(
-                    seat.log.topic, lambda record: world.faults.poison and not fixed and is_poison(record)
+                Release(
+                    processor(
+                        seat.log.topic, lambda record: world.faults.poison and not fixed and is_poison(record)
+                    ),
+                    supported,
                 ),
                 seat.log.number,
                 restoring.store,
@@ -95,11 +107,12 @@ class SimOwner:
                 world.partition_of,
                 world.partition_count,
                 cache_parts=world.faults.cache_parts,
+                supported_logic=supported,
             )
             made.judge = world.judge
             return made
 
-        self.owner: Owner = takeover.take_over(seat.log.name, restoring, seat.log, CODEC, partition)
+        self.owner: Owner = takeover.take_over(seat.log.name, restoring, self._read, CODEC, partition)
         self.store = restoring.store
         self.disk = disk
         self.epoch = restoring.epoch
@@ -130,19 +143,21 @@ class SimOwner:
     def run(self) -> None:
         """Fold some records and let go what they leave."""
         self._awake = False
-        if not self.alive:
+        if not self.alive or self.owner.leaving is not None:
             return
         owner = self.owner
         budget = self.world.rng.randint(1, 12)
         if self.next < self.log.start and self in self.seat.zombies:
             # Too far behind: out of range is an error, and an error ends the ownership.
-            self.seat.zombies.remove(self)
-            self.die()
+            self.retire()
             return
         while budget and self.next < self.log.end and not owner.must_checkpoint:
             budget -= 1
-            record = self.log.read(self.next)
+            record = self._read.read(self.next)
             owner.fold(record, self.log.leader_epoch(self.next))
+            if owner.leaving is not None:
+                self.world.upgrade.leave(self)
+                break
             self.next += 1
         self.drain()
         self.watch_time()
@@ -296,11 +311,17 @@ class SimOwner:
     def fenced(self) -> None:
         """Another owner has taken over: this one ends."""
         seat = self.seat
-        if self in seat.zombies:
-            seat.zombies.remove(self)
-            self.die()
-        elif seat.owner is self:
+        if seat.owner is self:
             raise AssertionError(f"{self.log.name}: the owner in place was fenced")
+        self.retire()
+
+    def retire(self) -> None:
+        """End, and leave the partition to another."""
+        if self.seat.owner is self:
+            self.seat.lose_owner(zombie=False)
+        elif self in self.seat.zombies:
+            self.seat.zombies.remove(self)
+            self.die()
 
     def die(self) -> None:
         """End at once: of what is under way some arrives, some does not, and some out of order."""

@@ -22,6 +22,7 @@ from tests.simulation.log import PartitionLog
 from tests.simulation.owners import Seat
 from tests.simulation.programs import NAMESPACE
 from tests.simulation.scheduler import Scheduler
+from tests.simulation.upgrades import NEW, Release, Upgrade
 from tests.simulation.workers import Worker
 from tests.support.memory import MemoryStore
 
@@ -72,6 +73,7 @@ class World:
         self.rng = random.Random(seed)
         self.judge = Judge()
         self.faults = Faults(self.rng)
+        self.upgrade = Upgrade(seed)
         self._poisonous = self.faults.poison
         self.over = False
         self._peace_ms = 0
@@ -86,6 +88,7 @@ class World:
         self.seats = [Seat(self, log) for log in self.all_logs if log.topic in COUNTS]
         self._read_histories()
         self._configure()
+        self.upgrade.begin(self)
         for seat in self.seats:
             seat.take()
         leases = self.rng.random() < 0.5
@@ -171,6 +174,7 @@ class World:
             self._scheduler.run(lambda: False, REST_MS, EVENTS)
             self.judge.conclude()
             self._check_rest()
+            self.upgrade.check(self)
             self._pass_retention()
             self._refold()
 
@@ -245,14 +249,18 @@ class World:
             name = seat.log.name
             store = MemoryStore()
             partition = CheckedPartition(
-                processor(
-                    seat.log.topic, lambda record, name=name: (name, record.offset) in self.judge.verdicts
+                Release(
+                    processor(
+                        seat.log.topic, lambda record, name=name: (name, record.offset) in self.judge.verdicts
+                    ),
+                    NEW,
                 ),
                 seat.log.number,
                 store,
                 store,
                 self.partition_of,
                 self.partition_count,
+                supported_logic=NEW,
             )
             partition.judge = self.judge
             for record in seat.log.records[: owner.next]:
