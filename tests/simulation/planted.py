@@ -19,6 +19,7 @@ from streams.history.step import Step
 from streams.matching import leases
 from streams.runtime import local_store, takeover
 from streams.runtime.due import DueIndex
+from streams.runtime.logic import Logic, LogicMarker
 from streams.runtime.owner import Owner
 from streams.runtime.partition import Partition
 from streams.runtime.records import Record
@@ -156,6 +157,53 @@ def verdict_leaves_at_once(stack: ExitStack) -> None:
     _set(stack, Owner, "fold", fold)
 
 
+@bug
+def logic_version_not_in_checkpoint(stack: ExitStack) -> None:
+    """Rule 9: a checkpoint does not keep the version, so that the tail is folded by the oldest logic again."""
+    position = Partition.position
+
+    def planted_position(self: Partition, *args: Any) -> Any:
+        return msgspec.structs.replace(position(self, *args), logic_version=0)
+
+    _set(stack, Partition, "position", planted_position)
+
+
+@bug
+def marker_lowers_the_logic(stack: ExitStack) -> None:
+    """Rule 9: a marker that comes late takes the logic back."""
+    take = Logic.take
+
+    def planted_take(self: Logic, record: Record) -> bool:
+        marker = take(self, record)
+        if isinstance(record.body, LogicMarker):
+            self.version = record.body.version
+        return marker
+
+    _set(stack, Logic, "take", planted_take)
+
+
+@bug
+def outdated_member_folds_on(stack: ExitStack) -> None:
+    """Rule 9: a member that lacks the logic in force folds by what it has."""
+    _set(stack, Logic, "_check_version", lambda self, version: None)
+
+
+@bug
+def outdated_member_takes_over(stack: ExitStack) -> None:
+    """Rule 9: a member that lacks the logic of a checkpoint folds on from there by what it has."""
+
+    def restore(self: Logic, version: int, parked: Any) -> None:
+        self.version = version
+
+    _set(stack, Logic, "restore", restore)
+
+
+@bug
+def newer_record_set_aside(stack: ExitStack) -> None:
+    """Rule 9: a record of a type that its reader does not know becomes a dead letter."""
+    _set(stack, Logic, "_check_type", lambda self, record: None)
+
+
 # --- emission ---
 
 
@@ -232,7 +280,10 @@ def position_of_the_write(stack: ExitStack) -> None:
         if checkpoint is None:
             return None
         old, now = checkpoint.position, self.partition.position()
-        changes = {name: getattr(now, name) for name in ("offset", "now_ms", "applied", "links", "parked")}
+        changes = {
+            name: getattr(now, name)
+            for name in ("offset", "now_ms", "logic_version", "applied", "links", "parked")
+        }
         position = msgspec.structs.replace(old, leader_epoch=self._leader_epoch, **changes)
         return msgspec.structs.replace(checkpoint, position=position)
 
