@@ -23,11 +23,12 @@ def find_run(step: Step, run_id: str) -> Run:
 def find_open_run(step: Step, run_id: str, first_run_id: str = "") -> Run:
     """Like `find_run`, for calls that only an open run can take.
 
-    `first_run_id`, when given, must be the first run of the chain. Raises Rejected (NOT_FOUND).
+    `first_run_id`, when given, names a chain of runs instead of one: the current run must be of it. Raises
+    Rejected (NOT_FOUND); a run that closed is told before one of another chain, as the real server does.
     """
-    run = find_run(step, run_id)
-    if first_run_id and run.core.first_run_id != first_run_id:
-        raise errors.not_found("workflow execution not found")
+    run = find_run(step, "" if first_run_id else run_id)
     if not run.is_open:
         raise errors.completed()
+    if first_run_id and run.core.first_run_id != first_run_id:
+        raise errors.not_found("workflow execution not found")
     return run

@@ -141,6 +141,29 @@ async def terminate_errors(w: World) -> None:
 
 
 @scenario()
+async def first_execution_run_id_of_closed(w: World) -> None:
+    """Which error comes first, and that a run id beside it does not matter."""
+    first = await w.start()
+    await w.step(command("CONTINUE_AS_NEW_WORKFLOW_EXECUTION"))
+    second = await w.task()
+    cases = {
+        "first of another chain": {"workflow_execution": w.ex(), "first_execution_run_id": NO_RUN},
+        "unknown run": {"workflow_execution": w.ex("wf", NO_RUN), "first_execution_run_id": first.run_id},
+    }
+    for name in ("RequestCancelWorkflowExecution", "TerminateWorkflowExecution"):
+        await w.try_call(f"{name}: first of another chain", name, **cases["first of another chain"])
+    await w.try_call("cancel: unknown run", "RequestCancelWorkflowExecution", **cases["unknown run"])
+    await w.done(second)
+    await w.step(complete())
+    for name in ("RequestCancelWorkflowExecution", "TerminateWorkflowExecution"):
+        for case, fields in cases.items():
+            await w.try_call(f"{name}, closed: {case}", name, **fields)
+    open_ = await w.start("open")
+    await w.terminate("open", NO_RUN, first_execution_run_id=open_.run_id)
+    await w.history("open")
+
+
+@scenario()
 async def first_execution_run_id(w: World) -> None:
     first = await w.start()
     await w.step(command("CONTINUE_AS_NEW_WORKFLOW_EXECUTION"))
