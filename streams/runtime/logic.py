@@ -64,8 +64,9 @@ class Logic:
             self._check_version(body.version)
             self.version = max(self.version, body.version)
             return True
-        self._check_age(self.version)
-        self._check_type(record)
+        if self.version < OLDEST_LOGIC_VERSION or isinstance(body, UnknownType):
+            self._check_age(self.version)
+            self._check_type(record)
         return False
 
     def _check_version(self, version: int) -> None:
