@@ -230,6 +230,17 @@ class ExternalAnswered(msgspec.Struct, frozen=True):
     cause: int
 
 
+class CancelQuery(msgspec.Struct, frozen=True):
+    """The client of a query went away: no worker needs to answer it. `run_id` is the one it named, empty for none."""
+
+    namespace: str
+    workflow_id: str
+    run_id: str
+    gateway: str
+    epoch: int
+    call_id: int
+
+
 class StatePart(msgspec.Struct, frozen=True):
     """A part of a run's state: its kind, its id, and its encoded value."""
 
@@ -357,6 +368,12 @@ class CancelPoll(msgspec.Struct, frozen=True):
     gateway: str
     epoch: int
     id: int
+
+
+class DropQuery(msgspec.Struct, frozen=True):
+    """Nobody waits for a query any more: its task leaves the queue."""
+
+    query_id: str
 
 
 class PollReturned(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from streams.bodies import (
     AddTask,
     CancelPoll,
+    DropQuery,
     GatewayLease,
     LimitsChanged,
     Poll,
@@ -49,6 +50,8 @@ class MatchingProcessor:
             _with_queues(context, [record.key], lambda queue: queue.returned(body.poll))
         elif isinstance(body, CancelPoll):
             _with_queues(context, [record.key], lambda queue: queue.cancel(body.gateway, body.epoch, body.id))
+        elif isinstance(body, DropQuery):
+            _with_queues(context, [record.key], lambda queue: queue.drop_query(body.query_id))
         elif isinstance(body, GatewayLease):
             _with_queues(context, leases.renew(context, body), Queue.resume)
         elif isinstance(body, QueueCall):

@@ -29,7 +29,7 @@ from temporalio.api.workflowservice.v1 import (
 from streams import bodies, topology
 from streams.avro import DecodeError
 from streams.history import errors, task_events, workflow_tasks
-from streams.history.calls import handles_call
+from streams.history.calls import handles_body, handles_call
 from streams.history.errors import Rejected
 from streams.history.evolve import applies_fact, emits_fact
 from streams.history.failure_depth import cut_causes
@@ -92,6 +92,18 @@ def query_call(step: Step, call: bodies.Call) -> None:
             ResourceExhaustedCause.RESOURCE_EXHAUSTED_CAUSE_BUSY_WORKFLOW,
         )
     run.set_part(QUERY, id, query)
+
+
+@handles_body(bodies.CancelQuery)
+def cancel(step: Step, body: bodies.CancelQuery) -> None:
+    """Drop a query whose client went away. One whose run is not the current one any more lapses by itself."""
+    current = step.current
+    run = step.run(body.run_id or (current.run_id if current else ""))
+    for id, query in run.entity.items(QUERY):
+        if _caller(query) == Correlation(body.gateway, body.epoch, body.call_id):
+            run.set_part(QUERY, id, None)
+            if query.state == DIRECT:
+                _drop_from_queue(run, id)
 
 
 def _rejects(condition: QueryRejectCondition.ValueType, status: int) -> bool:
@@ -212,6 +224,15 @@ def _add_to_queue(run: Run, fact: QueryDispatched) -> None:
             scheduled_ms=run.step.now_ms,
         ),
         _caller(fact.query),
+    )
+
+
+def _drop_from_queue(run: Run, id: str) -> None:
+    """Take the task of a query out of its queue. One in a queue that the run has left goes when a poll meets it."""
+    core = run.core
+    queue = core.sticky_queue or core.task_queue
+    run.step.context.emit(
+        topology.TASKS, topology.queue_key(core.namespace, queue, bodies.QUERY_TASK), bodies.DropQuery(id)
     )
 
 

@@ -386,6 +386,15 @@ class Queue:
         self.entity.put(ASKED, place, asked)
         self._want(due_ms)
 
+    def drop_query(self, query_id: str) -> None:
+        """Nobody waits for a query any more: if its task is still in line, it goes."""
+        for place, asked in self.entity.items(ASKED):
+            if asked.query_id == query_id:
+                self.entity.drop(ASKED, place)
+                queued: QueuedTask | None = self.entity.get(TASK, place)
+                if queued is not None and queued.task.query_id == query_id:
+                    self.entity.drop(TASK, place)
+
     def _give_up_queries(self) -> None:
         """Answer those who are about to stop waiting for a query when no worker was here for a while."""
         for place, asked in self.entity.items(ASKED):

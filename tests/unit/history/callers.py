@@ -51,17 +51,17 @@ class Waiting:
 
     def __init__(self, clients: Clients, id: int, method: str) -> None:
         self._clients = clients
-        self._id = id
+        self.id = id
         self._method = method
 
     @property
     def answered(self) -> bool:
         """Whether there is an answer."""
-        return self._id in self._clients.replies
+        return self.id in self._clients.replies
 
     def answer(self) -> Any:
         """The response. Raises DetailedError; a call without an answer fails the test."""
-        replies = self._clients.replies[self._id]
+        replies = self._clients.replies[self.id]
         assert len(replies) == 1
         if replies[0].code:
             raise DetailedError(replies[0])

@@ -141,6 +141,10 @@ class Workflows:
         if topic == TASKS and isinstance(body, bodies.AddTask):
             queue = self.tasks.setdefault((body.task_kind, body.queue), deque())
             queue.appendleft(body) if body.at_head else queue.append(body)
+        elif isinstance(body, bodies.DropQuery):
+            for queue in self.tasks.values():
+                for task in [task for task in queue if task.query_id == body.query_id]:
+                    queue.remove(task)
         elif topic == TASKS:
             self.returned.append(body)
         elif topic == TIMERS:

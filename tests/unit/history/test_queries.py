@@ -8,7 +8,8 @@ from temporalio.api.query.v1 import WorkflowQueryResult
 from temporalio.api.workflowservice import v1 as api
 
 from streams import bodies
-from tests.unit.history.callers import Clients, DetailedError, sticky
+from tests.support.folding import EPOCH, GATEWAY, described
+from tests.unit.history.callers import Clients, DetailedError, Waiting, sticky
 from tests.unit.history.support import (
     NAMESPACE,
     CallError,
@@ -43,6 +44,51 @@ def test_an_idle_run_answers_with_a_task_of_its_own() -> None:
     with pytest.raises(CallError, match="query task not found, or already expired"):
         clients.respond_query(task)
     clients.fold.check_refold()
+
+
+def cancel(clients: Clients, query: Waiting, run_id: str = "") -> None:
+    """The client of a query goes away."""
+    clients.send(bodies.CancelQuery(NAMESPACE, "wf", run_id, GATEWAY, EPOCH, query.id))
+
+
+def test_a_query_whose_client_goes_away_leaves_its_queue() -> None:
+    clients = Clients()
+    run_id = clients.idle()
+    kept, dropped = clients.query(), clients.query()
+    for _ in range(2):
+        cancel(clients, dropped, run_id)
+        assert clients.waiting("query", "tq") == 1
+    clients.respond_query(clients.poll_query())
+    assert kept.answered
+    assert not dropped.answered
+    clients.fold.check_refold()
+
+
+def test_a_query_whose_client_goes_away_does_not_ride_on_the_task() -> None:
+    clients = Clients()
+    clients.idle()
+    clients.signal()
+    query = clients.query()
+    cancel(clients, query)
+    assert not clients.poll().queries
+    assert not query.answered
+
+
+def test_an_answer_for_a_client_that_went_away_is_not_found() -> None:
+    clients = Clients()
+    run_id = clients.idle()
+    query = clients.query()
+    task = clients.poll_query()
+    cancel(clients, query, run_id)
+    with pytest.raises(CallError, match="query task not found, or already expired"):
+        clients.respond_query(task)
+    assert not query.answered
+
+
+def test_a_client_that_goes_away_from_a_workflow_that_is_not_there_changes_nothing() -> None:
+    clients = Clients()
+    outcome = clients.send(bodies.CancelQuery(NAMESPACE, "wf", "", GATEWAY, EPOCH, 1))
+    assert described(outcome) == [[], [], []]
 
 
 def test_a_worker_may_fail_a_query() -> None:

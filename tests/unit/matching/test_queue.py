@@ -13,6 +13,7 @@ from temporalio.api.workflowservice.v1 import PollActivityTaskQueueRequest
 from streams.bodies import (
     AddTask,
     CancelPoll,
+    DropQuery,
     GatewayLease,
     LimitsChanged,
     NumberPair,
@@ -362,6 +363,18 @@ def test_a_query_that_a_worker_took_is_not_given_up(folding: Folding) -> None:
     add(folding, "a")
     assert all_replied(folding.pass_time(30_000)) == []
     assert started(poll(folding, 3)) == [("a", 3)]
+
+
+def test_a_query_that_nobody_waits_for_leaves_the_queue(folding: Folding) -> None:
+    for call_id in (1, 2):
+        ask(folding, call_id)
+    folding.restart()
+    folding.send(DropQuery("query-1"), QUEUE)
+    folding.send(DropQuery("query-1"), QUEUE)
+    assert started(poll(folding, 3)) == [("w2", 3)]
+    folding.send(DropQuery("query-2"), QUEUE)
+    assert started(poll(folding, 4)) == []
+    assert all_replied(folding.pass_time(30_000)) == []
 
 
 def test_an_idle_queue_is_deleted_after_five_minutes(folding: Folding) -> None:
