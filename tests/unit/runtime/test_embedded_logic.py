@@ -13,6 +13,7 @@ import streams.embedded
 from gateway.metrics import Registry
 from server.embedded import start_embedded
 from server.errors import StartupError
+from server.inspect_file import DatabaseFile
 from server.settings import DevSettings
 from streams.bodies import Call, SetTimer
 from streams.embedded import EmbeddedEngine
@@ -21,7 +22,7 @@ from streams.record_types import BODY_TYPES
 from streams.runtime import logic
 from streams.runtime.codec import Codec
 from streams.runtime.context import Context
-from streams.runtime.database import Database
+from streams.runtime.database import Database, DatabaseError
 from streams.runtime.failures import EngineFailedError
 from streams.runtime.logic import LogicMarker
 from streams.runtime.partition import Position
@@ -187,6 +188,8 @@ async def test_rule_9_a_release_that_lacks_the_logic_does_not_start(
     await old.engine.stop()
     with pytest.raises(StartupError, match="start a newer release; nothing was changed"):
         await start_embedded(DevSettings(port=0), path, Limits(), Registry())
+    with DatabaseFile(path) as file, pytest.raises(DatabaseError, match="start a newer release"):
+        file.run("ns", "w", "")
 
     monkeypatch.setattr(logic, "SUPPORTED_LOGIC_VERSION", 2)
     new = Release(path)
