@@ -1,4 +1,4 @@
-"""Clients: they start workflows, signal, query, update and end them, and repeat what was not answered."""
+"""Clients: they start workflows, signal, query, update, reset and end them, and repeat what was not answered."""
 
 from __future__ import annotations
 
@@ -6,25 +6,48 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import UpdateWorkflowExecutionLifecycleStage
+from temporalio.api.enums.v1 import EventType, ResetReapplyExcludeType, UpdateWorkflowExecutionLifecycleStage
 from temporalio.api.enums.v1 import WorkflowIdReusePolicy as REUSE
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice import v1 as api
 
+from gateway.errors import ABORTED, ALREADY_EXISTS, INTERNAL, NOT_FOUND, UNAVAILABLE, ApiError
 from streams.bodies import Call
 from streams.runtime.records import Reply
 from streams.topology import COMMANDS, workflow_key
 from tests.simulation.judge import require
-from tests.simulation.programs import NAMESPACE, QUEUE, payloads, random_program, value_of
+from tests.simulation.programs import (
+    NAMESPACE,
+    QUEUE,
+    payloads,
+    random_program,
+    retry_policy,
+    small_program,
+    value_of,
+)
+from tests.simulation.resets import reset
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 TIMEOUT_MS = 6_000
 TRIES = 12
-ALREADY_EXISTS = 6
-INTERNAL = 13
 STAGE = UpdateWorkflowExecutionLifecycleStage
+
+SCHEDULES = ("@every 1s", "@every 3s", "* * * * *")
+
+TASK_ENDS = (
+    EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED,
+    EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED,
+    EventType.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT,
+)
+EXCLUDED = (
+    (),
+    (),
+    (ResetReapplyExcludeType.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL,),
+    [number for number in ResetReapplyExcludeType.values() if number],
+)
+"""What does not come again after a reset."""
 
 Done = Callable[[Reply], None]
 
@@ -76,8 +99,12 @@ class Client:
     def _start(self) -> None:
         rng = self.world.rng
         name = self._name("start")
-        program = random_program(rng)
-        with_signal = rng.random() < 0.25 and not program["again"]
+        kind = rng.random()
+        cron = rng.choice(SCHEDULES) if kind < 0.12 else ""
+        retried = kind < 0.35 and (not cron or kind < 0.04)
+        program = small_program(rng, rng.choice((0, 1, 2, 5))) if cron or retried else random_program(rng)
+        with_signal = rng.random() < 0.25 and not (program["again"] or cron or retried)
+        self.resettable = not with_signal
         if with_signal:
             request: Any = api.SignalWithStartWorkflowExecutionRequest(signal_name=self._name("signal"))
         else:
@@ -89,14 +116,21 @@ class Client:
         request.input.CopyFrom(payloads(program))
         request.workflow_id_reuse_policy = REUSE.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE
         request.request_id = request.identity = name
-        if rng.random() < 0.15:
+        request.cron_schedule = cron
+        if retried:
+            request.retry_policy.CopyFrom(retry_policy(rng))
+        if not cron and rng.random() < 0.15:
             request.workflow_start_delay.seconds = rng.randint(1, 3)
         if rng.random() < 0.15:
             request.workflow_execution_timeout.seconds = rng.choice((4, 30))
+        if rng.random() < 0.15:
+            request.workflow_run_timeout.seconds = rng.choice((2, 20))
 
         def done(reply: Reply) -> None:
-            if reply.code == ALREADY_EXISTS and (with_signal or program["again"]):
-                # A repeated start is recognised by the run it opened and not by those that continue it, with a
+            if cron:
+                self.world.at(rng.randint(3_000, 9_000), self._end_schedule)
+            if reply.code == ALREADY_EXISTS and (with_signal or program["again"] or cron or retried):
+                # A repeated start is recognised by the run it opened and not by those that follow it, with a
                 # signal only while that is open.
                 return
             require(not reply.code, f"start {name} was refused: {reply}")
@@ -118,16 +152,30 @@ class Client:
     def _do(self, run_id: str) -> None:
         self.busy -= 1
         pick = self.world.rng.random()
-        if pick < 0.5:
+        if pick < 0.44:
             self._signal(run_id)
-        elif pick < 0.65:
+        elif pick < 0.58:
             self._query(run_id)
-        elif pick < 0.87:
+        elif pick < 0.80:
             self._update(run_id)
-        elif pick < 0.94:
+        elif pick < 0.88:
             self._cancel(run_id)
-        else:
+        elif pick < 0.93:
             self._terminate(run_id)
+        elif self.resettable:
+            self._reset()
+
+    def _end_schedule(self) -> None:
+        """A schedule never ends by itself: cancel or terminate the current run, whenever there is one."""
+        world = self.world
+        if world.over:
+            return
+        if world.judge.is_open(self.workflow_id):
+            if world.rng.random() < 0.3:
+                self._cancel("")
+            else:
+                self._terminate("")
+        world.at(2_500, self._end_schedule)
 
     def _execution(self, run_id: str) -> WorkflowExecution:
         return WorkflowExecution(workflow_id=self.workflow_id, run_id=run_id)
@@ -210,7 +258,7 @@ class Client:
 
         def done(reply: Reply) -> None:
             if not reply.code:
-                self.world.judge.told["cancel"][name] = (run_id, self.world.now_ms)
+                self.world.judge.told["cancel"][name] = (self.workflow_id, run_id, self.world.now_ms)
 
         self._ask("RequestCancelWorkflowExecution", run_id, request, done)
 
@@ -222,6 +270,52 @@ class Client:
 
         def done(reply: Reply) -> None:
             if not reply.code:
-                self.world.judge.told["terminate"][name] = run_id
+                self.world.judge.told["terminate"][name] = (self.workflow_id, run_id)
 
         self._ask("TerminateWorkflowExecution", run_id, request, done)
+
+    # Going back
+
+    def _reset(self) -> None:
+        """Reset a run of the workflow to the end of one of its workflow tasks."""
+        rng, judge = self.world.rng, self.world.judge
+        points = [
+            (run.run_id, event.event_id)
+            for run in judge.runs.values()
+            for event in run.events
+            if run.workflow_id == self.workflow_id and run.born and event.event_type in TASK_ENDS
+        ]
+        if not points:
+            return
+        name = self._name("reset")
+        run_id, point = rng.choice(points)
+        request = api.ResetWorkflowExecutionRequest(
+            namespace=NAMESPACE,
+            workflow_execution=self._execution(run_id),
+            workflow_task_finish_event_id=point,
+            request_id=name,
+            reason=name,
+            reset_reapply_exclude_types=rng.choice(EXCLUDED),
+        )
+        self._go_back(request, TRIES)
+
+    def _go_back(self, request: api.ResetWorkflowExecutionRequest, tries: int) -> None:
+        self.busy += 1
+        judge = self.world.judge
+
+        def answered(response: api.ResetWorkflowExecutionResponse | ApiError | None) -> None:
+            self.busy -= 1
+            if isinstance(response, api.ResetWorkflowExecutionResponse):
+                judge.told["reset"][request.request_id] = (response.run_id, request)
+            elif response is None or response.code in (UNAVAILABLE, ABORTED):
+                if tries:
+                    self.busy += 1
+                    self.world.at(300, self._again, request, tries - 1)
+            else:
+                require(response.code == NOT_FOUND, f"reset {request.reason} was refused: {response!r}")
+
+        reset(self.world, self.world.rng.choice(self.world.gateways), request, TIMEOUT_MS, answered)
+
+    def _again(self, request: api.ResetWorkflowExecutionRequest, tries: int) -> None:
+        self.busy -= 1
+        self._go_back(request, tries)

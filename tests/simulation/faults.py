@@ -58,6 +58,10 @@ class Faults:
         """How long a partition has no owner."""
         return self._rng.randint(0, 400)
 
+    def lag_ms(self) -> int:
+        """How long the stores fall behind."""
+        return self._rng.randint(20, 800) if self._happens(self._slow / 10) else 0
+
     def commit_ms(self) -> int:
         """How long a transaction is open."""
         return self._rng.randint(50, 2_000) if self._happens(self._slow) else self._rng.randint(0, 10)
@@ -166,12 +170,14 @@ class Faults:
         world, rng = self._world, self._rng
         world.at(rng.randint(1, 2 * self.interval_ms), self._strike)
         kind = rng.random()
-        if kind < 0.35:
+        if kind < 0.33:
             rng.choice(world.seats).lose_owner(zombie=False)
-        elif kind < 0.60:
+        elif kind < 0.56:
             rng.choice(world.seats).lose_owner(zombie=True)
-        elif kind < 0.70:
+        elif kind < 0.66:
             rng.choice(world.all_logs).fail_over()
+        elif kind < 0.72:
+            world.history.crash(wiped=rng.random() < 0.2)
         elif kind < 0.84:
             rng.choice(world.seats).log.skew_ms = rng.randint(-self.skew_ms, self.skew_ms)
         elif kind < 0.90:

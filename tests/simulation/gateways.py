@@ -7,12 +7,19 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from temporalio.api.workflowservice.v1 import PollActivityTaskQueueResponse, PollWorkflowTaskQueueResponse
+from temporalio.api.workflowservice.v1 import (
+    GetWorkflowExecutionHistoryRequest,
+    PollActivityTaskQueueResponse,
+    PollWorkflowTaskQueueResponse,
+)
 
+from gateway.errors import ApiError
+from gateway.histories import Histories
 from streams.bodies import ACTIVITY_TASK, Call, CancelPoll, GatewayLease, PollTask, TaskUndelivered
 from streams.runtime.records import Correlation, Record, Reply
 from streams.task_token import TaskToken
 from streams.topology import COMMANDS, TASKS, queue_key, workflow_key
+from tests.simulation.calls import Backend, Patient, drive
 from tests.simulation.judge import require
 
 if TYPE_CHECKING:
@@ -23,6 +30,9 @@ LEASE_MS = 6_000
 RENEW_MS = 2_000
 MARGIN_MS = 5_000
 """How long before its client a poll ends (fold.md rule 19)."""
+
+PATIENCE = (0, 200, 200, 200, 200)
+"""How often the events that belong into an answer are looked for again."""
 
 _ANSWERED_BY_GATEWAY = ("QueryWorkflow", "UpdateWorkflowExecution")
 """What waits for a worker: past its deadline the gateway answers by itself."""
@@ -57,6 +67,7 @@ class Gateway:
         self.epoch = max(self.epoch + 1, self.world.now_ms)
         self._sequence = 0
         self._last_id = 0
+        self._histories = Histories(Backend(self.world, self))
         self._waiting: dict[int, Waiting] = {}
         self._gone: dict[int, str] = {}
         self._out: dict[str, deque[Record]] = {}
@@ -157,6 +168,17 @@ class Gateway:
                 self.world.judge.queries.add((correlation.gateway, correlation.epoch, correlation.id))
             self._append(topic, self.world.partition_of(topic, key), key, body, correlation)
 
+    def ask(self, topic: str, key: str, body: Any, epoch: int, done: OnReply) -> None:
+        """Append a record for a call that is under way, and await its reply: never, when the gateway dies."""
+        if self.up and epoch == self.epoch:
+            correlation = self._expect(Waiting(done, self.world.at_peace))
+            self._append(topic, self.world.partition_of(topic, key), key, body, correlation)
+
+    def tell(self, topic: str, key: str, body: Any, epoch: int) -> None:
+        """Append a record for a call that is under way."""
+        if self.up and epoch == self.epoch:
+            self._append(topic, self.world.partition_of(topic, key), key, body, None)
+
     def _expect(self, waiting: Waiting) -> Correlation:
         self._last_id += 1
         self._waiting[self._last_id] = waiting
@@ -217,7 +239,7 @@ class Gateway:
             return
         waiting = self._waiting.pop(correlation.id, None)
         if waiting is not None:
-            self._attach(correlation, waiting, reply, 200)
+            self._attach(correlation, waiting, reply, self.world.rng.choice(PATIENCE))
         elif correlation.id in self._gone:
             self._undelivered(correlation, self._gone.pop(correlation.id), reply)
 
@@ -227,15 +249,24 @@ class Gateway:
             if waiting.task_kind:
                 waiting.on_reply(Reply())
             return
-        run = self.world.judge.runs.get(reply.attach_run)
-        if reply.attach_run and (run is None or len(run.events) < reply.attach_last):
-            if tries:
+
+        def attached(result: bytes | ApiError) -> None:
+            if isinstance(result, bytes):
+                waiting.on_reply(msgspec.structs.replace(reply, body=result))
+            elif tries:
                 self.world.at(20, self._attach, correlation, waiting, reply, tries - 1)
             elif waiting.task_kind:
                 self._undelivered(correlation, waiting.task_kind, reply)
                 waiting.on_reply(Reply())
-            return
-        waiting.on_reply(reply)
+
+        drive(self._histories.attach(reply), attached)
+
+    def history(
+        self, request: GetWorkflowExecutionHistoryRequest, done: Callable[[bytes | ApiError], None]
+    ) -> None:
+        """Read a page of a history; `done` gets the encoded answer or an error, or is never called."""
+        if self.up:
+            drive(self._histories.get(request, b"", Patient()), done)  # type: ignore[arg-type]
 
     def _undelivered(self, correlation: Correlation, task_kind: str, reply: Reply) -> None:
         """Give a task back that reached no worker."""

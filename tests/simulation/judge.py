@@ -5,39 +5,44 @@ Knows nothing of the engine's state: it holds answers and emissions against each
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from temporalio.api.enums.v1 import EventType
-from temporalio.api.history.v1 import HistoryEvent
+from temporalio.api.enums.v1 import EventType, WorkflowExecutionStatus
+from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionStartedEventAttributes
 
 from streams import bodies
 from streams.runtime.partition import DeadLetter, Outcome, Partition
 from streams.runtime.records import Correlation, Record, Reply, Tick
+from streams.stores.sqlite_history import read_events
 from streams.task_token import TaskToken
-from tests.simulation.checked import Violation
+from tests.simulation.chains import (
+    check_chains,
+    check_children,
+    check_resets,
+    reapplied,
+    require,
+    reset_at,
+    time_ms,
+)
 from tests.simulation.log import encode
 
 E = EventType
-CLOSED = {
-    E.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
-    E.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED,
-    E.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT,
-    E.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED,
-    E.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW,
-    E.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED,
+STATUS = {
+    E.Value(f"EVENT_TYPE_WORKFLOW_EXECUTION_{name}"): WorkflowExecutionStatus.Value(
+        f"WORKFLOW_EXECUTION_STATUS_{name}"
+    )
+    for name in ("COMPLETED", "FAILED", "TIMED_OUT", "TERMINATED", "CONTINUED_AS_NEW", "CANCELED")
 }
+"""The status of a run by its close event."""
+RUNNING = WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING
 
 Key = tuple[str, int, int]
 
 CLOCKS_MS = 2_000
 """How far a log's clock may be from true time."""
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise Violation unless the condition holds."""
-    if not condition:
-        raise Violation(message)
 
 
 class RunHistory:
@@ -47,12 +52,61 @@ class RunHistory:
         self.workflow_id = workflow_id
         self.run_id = run_id
         self.events: list[HistoryEvent] = []
+        self.data: list[bytes] = []
         self.deleted = False
+        self.copied = False
+        self.reset_index = -1
+        self.own_from = 0
+
+    def add(self, data: Sequence[bytes]) -> None:
+        """Events were written to it. Those of a run that a reset makes are copies at first."""
+        self.data.extend(data)
+        for event in map(HistoryEvent.FromString, data):
+            if not self.events:
+                original = event.workflow_execution_started_event_attributes.original_execution_run_id
+                self.copied = original != self.run_id
+            if self.copied and self.reset_index < 0 and reset_at(self.run_id, event):
+                self.reset_index = len(self.events)
+            self.events.append(event)
+
+    @property
+    def started(self) -> WorkflowExecutionStartedEventAttributes:
+        """Its first event."""
+        return self.events[0].workflow_execution_started_event_attributes
+
+    @property
+    def born(self) -> bool:
+        """Whether it has begun: copies alone are no run yet, and may never be."""
+        return not self.copied or self.reset_index >= 0
+
+    @property
+    def born_ms(self) -> int:
+        """When it began."""
+        return time_ms(self.events[max(self.reset_index, 0)])
+
+    @property
+    def next_run_id(self) -> str:
+        """The run that follows it."""
+        last = self.events[-1]
+        return getattr(getattr(last, last.WhichOneof("attributes")), "new_execution_run_id", "")
+
+    @property
+    def open(self) -> bool:
+        """Whether it has begun and not ended."""
+        return bool(self.events) and self.born and not self.closed
+
+    def measure_copy(self, runs: Mapping[str, RunHistory]) -> None:
+        """Find out how much of a run that a reset made is its base's."""
+        if self.copied and self.born:
+            failed = self.events[self.reset_index].workflow_task_failed_event_attributes
+            base = runs[failed.base_run_id].data
+            while self.own_from < self.reset_index and self.data[self.own_from] == base[self.own_from]:
+                self.own_from += 1
 
     @property
     def closed(self) -> bool:
         """Whether its last event is a close."""
-        return bool(self.events) and self.events[-1].event_type in CLOSED
+        return bool(self.events) and self.events[-1].event_type in STATUS
 
 
 class Judge:
@@ -68,7 +122,8 @@ class Judge:
         self.queries: set[Key] = set()
         self.poll_deadlines: dict[Key, int] = {}
         self.told: dict[str, dict[str, Any]] = {
-            kind: {} for kind in ("start", "signal", "update", "activity", "task", "cancel", "terminate")
+            kind: {}
+            for kind in ("start", "signal", "update", "activity", "task", "cancel", "terminate", "reset")
         }
         self.poison_sent: set[str] = set()
         self.undelivered: dict[tuple[str, int], int] = {}
@@ -127,6 +182,8 @@ class Judge:
                 self._check_lease(name, emission.body.poll, partition.now_ms)
         if isinstance(body, bodies.TaskUndelivered) and body.task_kind == bodies.WORKFLOW_TASK:
             self.undelivered.setdefault((body.run_id, body.scheduled_event_id), partition.now_ms)
+        if isinstance(body, bodies.StartTask) and outcome.replies:
+            self.undelivered.pop((body.run_id, body.scheduled_event_id), None)  # On its way again.
         for correlation, reply in outcome.replies:
             if reply.kind.startswith("poll-"):
                 deadline_ms = self.poll_deadlines[key_of(correlation)]
@@ -178,16 +235,14 @@ class Judge:
         run = self.runs.get(batch.run_id)
         if run is None:
             run = self.runs[batch.run_id] = RunHistory(batch.workflow_id, batch.run_id)
-            self.open_runs += 1
         require(not run.closed, f"{batch.workflow_id} {batch.run_id}: events after the close")
-        events = [HistoryEvent.FromString(data) for data in batch.events]
-        ids = [event.event_id for event in events]
-        expected = list(range(len(run.events) + 1, len(run.events) + len(events) + 1))
+        was_open, length = run.open, len(run.events)
+        run.add(batch.events)
+        ids = [event.event_id for event in run.events[length:]]
+        expected = list(range(length + 1, len(run.events) + 1))
         require(ids == expected, f"{batch.workflow_id}: event ids {ids}, expected {expected}")
         require((batch.first_event_id, batch.last_event_id) == (ids[0], ids[-1]), "a batch's ids are wrong")
-        run.events.extend(events)
-        if run.closed:
-            self.open_runs -= 1
+        self.open_runs += run.open - was_open
 
     def deleted(self, run_id: str) -> None:
         """A run was deleted."""
@@ -195,10 +250,16 @@ class Judge:
             run = self.runs[run_id]
             run.deleted = True
 
+    def is_open(self, workflow_id: str) -> bool:
+        """Whether a run of the workflow is open."""
+        return any(run.open for run in self.runs.values() if run.workflow_id == workflow_id)
+
     # The end
 
     def conclude(self) -> None:
         """Hold what clients were told against the histories, once everything has come to rest."""
+        for run in self.runs.values():
+            run.measure_copy(self.runs)
         index = Index(self.runs.values())
         for kind, function in (
             ("start", self._check_start),
@@ -214,6 +275,9 @@ class Judge:
         for name in self.poison_sent:
             count = index.signals[name]
             require(count <= 1, f"signal {name} took effect {count} times")
+        for name, count in index.sent.items():
+            most = 1 + index.resent[name]
+            require(count <= most, f"signal {name} was sent {most} times and took effect {count} times")
         for counter, what in (
             (index.starts, "start"),
             (index.signals, "signal"),
@@ -226,8 +290,12 @@ class Judge:
                 require(count == 1, f"{what} {name} took effect {count} times")
         require(self.verdicts == self.letters, f"dead letters are missing: {self.verdicts - self.letters}")
         for run in self.runs.values():
-            check_run(run)
-            self._check_undelivered(run)
+            if run.born:
+                check_run(run)
+                self._check_undelivered(run)
+        check_chains(self.runs)
+        check_resets(self.runs, self.told["reset"])
+        check_children(self.runs)
 
     def _check_undelivered(self, run: RunHistory) -> None:
         for event in run.events:
@@ -270,19 +338,64 @@ class Judge:
             index.tasks[name] == 1, f"workflow task {name} was accepted, in history {index.tasks[name]} times"
         )
 
-    def _check_cancel(self, index: Index, name: str, detail: tuple[str, int]) -> None:
-        run_id, told_ms = detail
-        count = index.cancels[run_id]
-        closed_ms = time_ms(self.runs[run_id].events[-1])
+    def _check_cancel(self, index: Index, name: str, detail: tuple[str, str, int]) -> None:
+        workflow_id, run_id, told_ms = detail
+        runs = [run for run in self.runs.values() if run.workflow_id == workflow_id and run.born]
+        if run_id:
+            runs = [self.runs[run_id]]
+        count = sum(index.cancels[run.run_id] for run in runs)
+        closed_ms = min(time_ms(run.events[-1]) for run in runs)
         require(
-            count == 1 or (not count and closed_ms <= told_ms + CLOCKS_MS),
-            f"cancel of {run_id} was accepted, in history {count} times",
+            count == 1 or (count > 1 and not run_id) or (not count and closed_ms <= told_ms + CLOCKS_MS),
+            f"cancel of {workflow_id} {run_id} was accepted, in history {count} times",
         )
 
-    def _check_terminate(self, index: Index, name: str, run_id: str) -> None:
-        last = self.runs[run_id].events[-1]
-        reason = last.workflow_execution_terminated_event_attributes.reason
-        require(reason == name, f"termination {name} was accepted; the run ended otherwise: {reason!r}")
+    def _check_terminate(self, index: Index, name: str, detail: tuple[str, str]) -> None:
+        workflow_id, run_id = detail
+        runs = [run for run in self.runs.values() if run.workflow_id == workflow_id]
+        if run_id:
+            runs = [self.runs[run_id]]
+        reasons = {
+            run.events[-1].workflow_execution_terminated_event_attributes.reason for run in runs if run.closed
+        }
+        require(name in reasons, f"termination {name} was accepted; the run ended otherwise: {reasons!r}")
+
+    # Stores
+
+    def check_page(self, run_id: str, first: int, page: Sequence[tuple[int, bytes]]) -> None:
+        """A reader got these events: they have to be there, without a gap (fold.md rule 21)."""
+        ids = [event_id for event_id, _ in page]
+        require(
+            ids == list(range(first, first + len(ids))), f"{run_id}: a page from {first} has events {ids}"
+        )
+        if page:
+            facts = self.runs[run_id].data[first - 1 : first - 1 + len(page)]
+            require([data for _, data in page] == facts, f"{run_id}: a page from {first} has other events")
+
+    def check_stores(self, database: sqlite3.Connection) -> None:
+        """The stores hold what there was to write of every run that is not deleted, and nothing else."""
+        stored = {run_id for (run_id,) in database.execute("SELECT DISTINCT run_id FROM history")}
+        rows = {
+            run_id: (status, close_time_ns, length)
+            for run_id, status, close_time_ns, length in database.execute(
+                "SELECT run_id, status, close_time_ns, history_length FROM visibility"
+            )
+        }
+        left = {run_id: run for run_id, run in self.runs.items() if not run.deleted}
+        require(stored == set(left), f"histories in the store and not, or vice versa: {stored ^ set(left)}")
+        born = {run_id for run_id, run in left.items() if run.born}
+        require(set(rows) == born, f"rows of runs that are not there, or vice versa: {set(rows) ^ born}")
+        for run_id, run in left.items():
+            page = read_events(database, run_id, 1, 1 << 30, 1 << 40)
+            require([data for _, data in page] == run.data, f"the store has another history of {run_id}")
+            if run.born:
+                closed = run.closed
+                expected = (
+                    STATUS.get(run.events[-1].event_type, RUNNING),
+                    time_ms(run.events[-1]) * 1_000_000 if closed else None,
+                    len(run.events) if closed else None,
+                )
+                require(rows[run_id] == expected, f"the row of {run_id} is {rows[run_id]}, not {expected}")
 
 
 class Index:
@@ -298,12 +411,30 @@ class Index:
         self.attempts: dict[str, int] = {}
         self.tasks: Counter[str] = Counter()
         self.cancels: Counter[str] = Counter()
+        self.sent: Counter[str] = Counter()
+        self.resent: Counter[str] = Counter()
         for run in runs:
-            attempts: dict[int, int] = {}
-            for event in run.events:
-                self._add(run, event, attempts)
+            if run.born:
+                self._add_run(run)
 
-    def _add(self, run: RunHistory, event: HistoryEvent, attempts: dict[int, int]) -> None:
+    def _add_run(self, run: RunHistory) -> None:
+        """Its own events: neither those that a reset copied nor those it took along."""
+        attempts: dict[int, int] = {}
+        taken_along = Counter(reapplied(run)) if run.copied else Counter()
+        for number, event in enumerate(run.events):
+            attributes = getattr(event, event.WhichOneof("attributes"))
+            if event.event_type == E.EVENT_TYPE_ACTIVITY_TASK_STARTED:
+                attempts[attributes.scheduled_event_id] = attributes.attempt
+            elif event.event_type == E.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED:
+                self.cancels[run.run_id] += 1
+            if number >= run.own_from:
+                self._add(run, event, attempts, taken_along)
+            elif event.event_type == E.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED:
+                self.resent[attributes.signal_name] += 1
+
+    def _add(
+        self, run: RunHistory, event: HistoryEvent, attempts: dict[int, int], taken_along: Counter[Any]
+    ) -> None:
         kind = event.event_type
         if kind == E.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
             started = event.workflow_execution_started_event_attributes
@@ -311,32 +442,37 @@ class Index:
                 self.starts[started.identity] += 1
                 self.started_run[started.identity] = run.run_id
         elif kind == E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
-            self.signals[event.workflow_execution_signaled_event_attributes.signal_name] += 1
+            name = event.workflow_execution_signaled_event_attributes.signal_name
+            if taken_along["signal", name]:
+                taken_along["signal", name] -= 1
+            elif event.workflow_execution_signaled_event_attributes.external_workflow_execution.run_id:
+                self.sent[name] += 1
+            else:
+                self.signals[name] += 1
         elif kind == E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
-            self.accepted[event.workflow_execution_update_accepted_event_attributes.protocol_instance_id] += 1
+            accepted = event.workflow_execution_update_accepted_event_attributes
+            name = accepted.protocol_instance_id
+            require(
+                accepted.HasField("accepted_request") != bool(taken_along["update", name]),
+                f"update {name} was accepted in {run.run_id} without a request, or with a second one",
+            )
+            if accepted.HasField("accepted_request"):
+                self.accepted[name] += 1
         elif kind == E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED:
-            self.completed[event.workflow_execution_update_completed_event_attributes.meta.update_id] += 1
-        elif kind == E.EVENT_TYPE_ACTIVITY_TASK_STARTED:
-            activity = event.activity_task_started_event_attributes
-            attempts[activity.scheduled_event_id] = activity.attempt
+            completed = event.workflow_execution_update_completed_event_attributes
+            if not taken_along["update", completed.meta.update_id]:
+                self.completed[completed.meta.update_id] += 1
         elif kind == E.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
-            completed = event.activity_task_completed_event_attributes
-            self.activities[completed.identity] += 1
-            self.attempts[completed.identity] = attempts[completed.scheduled_event_id]
+            ended = event.activity_task_completed_event_attributes
+            self.activities[ended.identity] += 1
+            self.attempts[ended.identity] = attempts[ended.scheduled_event_id]
         elif kind == E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
             self.tasks[event.workflow_task_completed_event_attributes.identity] += 1
-        elif kind == E.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED:
-            self.cancels[run.run_id] += 1
 
 
 def key_of(correlation: Correlation) -> Key:
     """The identity of a call."""
     return (correlation.gateway, correlation.epoch, correlation.id)
-
-
-def time_ms(event: HistoryEvent) -> int:
-    """When it happened."""
-    return event.event_time.seconds * 1000 + event.event_time.nanos // 1_000_000
 
 
 def name_of(event: HistoryEvent) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.command.v1 import Command
-from temporalio.api.common.v1 import Payload, Payloads
+from temporalio.api.common.v1 import Payload, Payloads, RetryPolicy
 from temporalio.api.enums.v1 import CommandType, EventType, ParentClosePolicy
 from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
 from temporalio.api.history.v1 import HistoryEvent
@@ -22,6 +22,12 @@ E = EventType
 C = CommandType
 QUEUE = "queue"
 NAMESPACE = "ns"
+
+RETRY_MS = 300
+"""The initial interval of retry policies."""
+
+OUTLASTING_MS = 25_000
+"""How long some children wait."""
 
 
 def payloads(value: Any) -> Payloads:
@@ -55,18 +61,39 @@ def random_program(rng: random.Random, depth: int = 0) -> dict[str, Any]:
         [_random_op(rng, f"{number}.{i}", depth) for i in range(rng.choice((1, 1, 2, 3)))]
         for number in range(rng.choice((1, 1, 2, 3) if depth == 0 else (1, 1, 2)))
     ]
-    left_behind = [op for stage in stages for op in stage if not op["wait"]]
+    left_behind = [op for stage in stages for op in stage if not op["wait"] and op["kind"] != "child"]
     if left_behind:
         stages.append(
             [{"kind": "cancel", "id": f"c{op['id']}", "of": op["id"], "wait": True} for op in left_behind]
         )
-    again = 1 if depth == 0 and rng.random() < 0.2 else 0
     return {
         "stages": stages,
-        "again": again,
+        "again": rng.choice((1, 1, 2)) if depth == 0 and rng.random() < 0.2 else 0,
         "end": rng.choice(("complete", "complete", "complete", "fail")),
+        "fails": 0,
         "on_cancel": rng.choice(("cancel", "ignore")),
     }
+
+
+def small_program(rng: random.Random, fails: int) -> dict[str, Any]:
+    """A program of one op, for chains of runs: the first `fails` attempts fail."""
+    op = {"kind": "timer", "id": "t", "wait": True, "ms": rng.choice((1, 250))}
+    if rng.random() < 0.5:
+        op = {"kind": "marker", "id": "m", "wait": True}
+    return {
+        "stages": [[op]],
+        "again": rng.choice((0, 0, 0, 1)),
+        "end": rng.choice(("complete", "complete", "complete", "complete", "fail")),
+        "fails": fails,
+        "on_cancel": "cancel",
+    }
+
+
+def retry_policy(rng: random.Random) -> RetryPolicy:
+    """How the runs of a program that fails are retried."""
+    policy = RetryPolicy(maximum_attempts=rng.choice((1, 2, 3)))
+    policy.initial_interval.CopyFrom(duration(RETRY_MS))
+    return policy
 
 
 def _random_op(rng: random.Random, id: str, depth: int) -> dict[str, Any]:
@@ -91,9 +118,10 @@ def _random_op(rng: random.Random, id: str, depth: int) -> dict[str, Any]:
         return {
             "kind": "child",
             "id": f"k{id}",
-            "wait": True,
+            "wait": rng.random() < 0.7,
             "policy": rng.choice((1, 2, 3)),
-            "program": random_program(rng, depth + 1),
+            "retried": rng.random() < 0.2,
+            "program": _child_program(rng, depth + 1),
         }
     if pick < 0.92:
         return {"kind": "signal", "id": f"s{id}", "wait": True, "to": f"w{rng.randint(0, 3)}"}
@@ -102,13 +130,21 @@ def _random_op(rng: random.Random, id: str, depth: int) -> dict[str, Any]:
     return {"kind": "marker", "id": f"m{id}", "wait": True}
 
 
+def _child_program(rng: random.Random, depth: int) -> dict[str, Any]:
+    """The program of a child: now and then one that outlasts all trouble, unless its parent's end ends it."""
+    program = random_program(rng, depth)
+    if rng.random() < 0.25:
+        program["stages"] = [[{"kind": "timer", "id": "t0.0", "wait": True, "ms": OUTLASTING_MS}]]
+    return program
+
+
 # --- what a history says of a program ---
 
 
 class Progress:
-    """Which ops were issued and which have ended."""
+    """Which ops were issued and which have ended. `task` names the workflow task that asks for commands."""
 
-    def __init__(self, events: Sequence[HistoryEvent]) -> None:
+    def __init__(self, events: Sequence[HistoryEvent], task: str) -> None:
         self.issued: dict[str, int] = {}
         self.ended: set[str] = set()
         self.canceling: set[str] = set()
@@ -116,9 +152,10 @@ class Progress:
         self._names: dict[int, str] = {}
         for event in events:
             self._add(event)
-        first = events[0].workflow_execution_started_event_attributes
-        self.program: dict[str, Any] = value_of(first.input)
-        self.workflow_id = first.workflow_id
+        self.started = events[0].workflow_execution_started_event_attributes
+        self.program: dict[str, Any] = value_of(self.started.input)
+        self.workflow_id = self.started.workflow_id
+        self.task = task
 
     def _issue(self, name: str, event: HistoryEvent) -> None:
         self.issued[name] = event.event_id
@@ -201,7 +238,9 @@ class Progress:
             attributes.workflow_type.name = "program"
             attributes.task_queue.name = QUEUE
             attributes.input.CopyFrom(payloads({**self.program, "again": self.program["again"] - 1}))
-        elif self.program["end"] == "fail":
+            if self.started.HasField("retry_policy"):
+                attributes.retry_policy.CopyFrom(self.started.retry_policy)
+        elif self.program["end"] == "fail" or self.started.attempt <= self.program["fails"]:
             command = _command(C.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION)
             command.fail_workflow_execution_command_attributes.failure.CopyFrom(failure("as planned"))
         else:
@@ -247,6 +286,9 @@ def _child(progress: Progress, op: dict[str, Any]) -> Command:
     attributes.task_queue.name = QUEUE
     attributes.input.CopyFrom(payloads(op["program"]))
     attributes.parent_close_policy = ParentClosePolicy.ValueType(op["policy"])
+    if op["retried"]:
+        attributes.retry_policy.initial_interval.CopyFrom(duration(RETRY_MS))
+        attributes.retry_policy.maximum_attempts = 2
     return command
 
 
@@ -255,7 +297,7 @@ def _signal(progress: Progress, op: dict[str, Any]) -> Command:
     attributes = command.signal_external_workflow_execution_command_attributes
     attributes.namespace = NAMESPACE
     attributes.execution.workflow_id = op["to"]
-    attributes.signal_name = f"from-{progress.workflow_id}-{progress.program['again']}-{op['id']}"
+    attributes.signal_name = f"from-{progress.task}-{op['id']}"
     attributes.control = op["id"]
     return command
 

@@ -13,10 +13,12 @@ from temporalio.api.taskqueue.v1 import StickyExecutionAttributes, TaskQueue
 from temporalio.api.update.v1 import Acceptance, Rejection, Request, Response
 from temporalio.api.workflowservice import v1 as api
 
+from gateway.errors import ApiError
 from streams.bodies import ACTIVITY_TASK, WORKFLOW_TASK, Call
 from streams.runtime.records import Reply
 from streams.task_token import TaskToken
 from streams.topology import COMMANDS, workflow_key
+from tests.simulation.judge import require
 from tests.simulation.programs import NAMESPACE, QUEUE, Progress, duration, failure, payloads
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class Worker:
         def done(reply: Reply) -> None:
             if reply.body:
                 response = api.PollWorkflowTaskQueueResponse.FromString(reply.body)
-                self._work(response, self.events(reply, response))
+                self._work(response, sticky=sticky)
             self.world.at(self.world.rng.randint(0, 30), self._poll_workflow, queue, sticky)
 
         self._gateway().poll(queue, WORKFLOW_TASK, request, sticky, self._wait_ms(), done)
@@ -84,12 +86,6 @@ class Worker:
 
         self._gateway().poll(QUEUE, ACTIVITY_TASK, request, False, self._wait_ms(), done)
 
-    def events(self, reply: Reply, response: api.PollWorkflowTaskQueueResponse) -> list[HistoryEvent]:
-        """The events that come with a task: those attached, then those inside."""
-        run = self.world.judge.runs.get(reply.attach_run)
-        attached = run.events[reply.attach_first - 1 : reply.attach_last] if run is not None else []
-        return [*attached, *response.history.events]
-
     # Workflow tasks
 
     def _known(self, run_id: str, events: list[HistoryEvent]) -> list[HistoryEvent] | None:
@@ -102,8 +98,37 @@ class Worker:
             return cached or None
         return [*cached[: first - 1], *events] if 0 < first <= len(cached) + 1 else None
 
-    def _work(self, response: api.PollWorkflowTaskQueueResponse, came: list[HistoryEvent]) -> None:
+    def _work(self, response: api.PollWorkflowTaskQueueResponse, *, sticky: bool) -> None:
+        """Get the rest of the history, page by page, then work on the task."""
+        if not response.next_page_token:
+            self._begin(response, list(response.history.events), sticky=sticky)
+            return
+        request = api.GetWorkflowExecutionHistoryRequest(
+            namespace=NAMESPACE,
+            execution=response.workflow_execution,
+            next_page_token=response.next_page_token,
+        )
+
+        def done(page: bytes | ApiError) -> None:
+            if isinstance(page, bytes):
+                more = api.GetWorkflowExecutionHistoryResponse.FromString(page)
+                response.history.MergeFrom(more.history)
+                response.next_page_token = more.next_page_token
+                self._work(response, sticky=sticky)
+
+        self._gateway().history(request, done)
+
+    def _begin(
+        self, response: api.PollWorkflowTaskQueueResponse, came: list[HistoryEvent], *, sticky: bool
+    ) -> None:
         rng = self.world.rng
+        ids = [event.event_id for event in came]
+        begins = ids[0] if sticky and ids else 1
+        complete = not response.started_event_id or (bool(ids) and ids[-1] == response.started_event_id)
+        require(
+            ids == list(range(begins, begins + len(ids))) and complete and (sticky or bool(ids)),
+            f"the task {response.started_event_id} of {response.workflow_execution.run_id} came with {ids}",
+        )
         behaviour = 1.0 if self.fair else rng.random()
         if behaviour < 0.04:
             return  # Never answers: the task times out.
@@ -138,7 +163,7 @@ class Worker:
         self, response: api.PollWorkflowTaskQueueResponse, events: list[HistoryEvent], *, twice: bool
     ) -> None:
         rng, name = self.world.rng, self._next_name("task")
-        commands = Progress(events).commands()
+        commands = Progress(events, name).commands()
         request = api.RespondWorkflowTaskCompletedRequest(
             namespace=NAMESPACE,
             task_token=response.task_token,
@@ -174,7 +199,7 @@ class Worker:
                 self.world.judge.told["task"][name] = True
             answer = api.RespondWorkflowTaskCompletedResponse.FromString(reply.body)
             if answer.HasField("workflow_task"):
-                self._work(answer.workflow_task, self.events(reply, answer.workflow_task))
+                self._work(answer.workflow_task, sticky=True)
 
         self._respond("RespondWorkflowTaskCompleted", request, done)
         if twice:

@@ -9,18 +9,19 @@ from typing import Any
 import msgspec
 
 from streams import avro, bodies, topology
-from streams.runtime.context import Context
+from streams.runtime.partition import Partition
 from streams.runtime.records import Correlation, Record, Reply
-from streams.runtime.tables import TableSpec
 from streams.topology import COMMANDS, HISTORY, TASKS, TIMERS
-from tests.simulation.checked import CheckedPartition, Violation, processor, watching_steps
+from tests.simulation.checked import CheckedPartition, processor, watching_steps
 from tests.simulation.clients import Client
 from tests.simulation.faults import Faults
 from tests.simulation.gateways import Gateway
 from tests.simulation.judge import Judge, name_of, require
 from tests.simulation.log import PartitionLog
+from tests.simulation.materializers import Materializers, Reader
 from tests.simulation.owners import Seat
 from tests.simulation.programs import NAMESPACE
+from tests.simulation.resets import drawn_from
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.upgrades import NEW, Release, Upgrade
 from tests.simulation.workers import Worker
@@ -36,34 +37,6 @@ EVENTS = 120_000
 OPERATOR = "operator"
 
 COUNTS = {COMMANDS: 2, TASKS: 2, TIMERS: 2}
-
-
-class Reader:
-    """The processor that materialises histories, into the judge."""
-
-    name = "reader"
-    input_topic = HISTORY
-    tables: tuple[TableSpec, ...] = ()
-
-    def __init__(self, judge: Judge) -> None:
-        self._judge = judge
-
-    def fold(self, context: Context, record: Record) -> None:
-        """See Processor."""
-        try:
-            if isinstance(record.body, bodies.HistoryBatch):
-                self._judge.wrote(record.source, record.body)
-            else:
-                self._judge.deleted(record.body.run_id)
-        except Exception as error:
-            raise Violation(f"{type(error).__name__}: {error}") from error
-
-    def due(self, context: Context, key: str, payload: int) -> None:
-        """See Processor."""
-
-    def judged(self, context: Context, record: Record, reason: str) -> None:
-        """See Processor."""
-        raise Violation(reason)
 
 
 class World:
@@ -87,6 +60,8 @@ class World:
         self.all_logs = list(self.logs.values())
         self.seats = [Seat(self, log) for log in self.all_logs if log.topic in COUNTS]
         self._read_histories()
+        self.history = Materializers(self)
+        self.config = bodies.NamespaceConfig(NAMESPACE, "id-of-ns", 1, RETENTION_MS)
         self._configure()
         self.upgrade.begin(self)
         for seat in self.seats:
@@ -99,10 +74,8 @@ class World:
     def _read_histories(self) -> None:
         log = self.logs[f"{HISTORY}/0"]
         store = MemoryStore()
-        self._reader = CheckedPartition(
-            Reader(self.judge), 0, store, store, self.partition_of, self.partition_count
-        )
-        self._reader.judge = Judge()
+        reader = Reader(HISTORY, self._tell_judge)
+        self._reader = Partition(reader, 0, store, store, self.partition_of, self.partition_count)
 
         def read() -> None:
             while self._reader.offset + 1 < log.end:
@@ -110,15 +83,20 @@ class World:
 
         log.on_growth.append(read)
 
+    def _tell_judge(self, record: Record) -> None:
+        if isinstance(record.body, bodies.HistoryBatch):
+            self.judge.wrote(record.source, record.body)
+        else:
+            self.judge.deleted(record.body.run_id)
+
     def _configure(self) -> None:
         """What every partition of commands has to know before the first call."""
-        config = bodies.NamespaceConfig(NAMESPACE, "id-of-ns", 1, RETENTION_MS)
         for number in range(COUNTS[COMMANDS]):
             record = Record(
                 COMMANDS,
                 number,
                 topology.REGISTRY_KEY,
-                bodies.NamespaceChanged(config),
+                bodies.NamespaceChanged(self.config),
                 source=OPERATOR,
                 origin_epoch=1,
                 origin_offset=1,
@@ -165,7 +143,7 @@ class World:
 
     def run(self) -> None:
         """Run it to its end. Raises Violation."""
-        with watching_steps():
+        with watching_steps(), drawn_from(self.rng):
             self.faults.begin(self)
             self._scheduler.run(lambda: False, TROUBLE_MS, EVENTS)
             self._make_peace()
@@ -175,7 +153,9 @@ class World:
             self.judge.conclude()
             self._check_rest()
             self.upgrade.check(self)
+            self.history.check()
             self._pass_retention()
+            self.history.check()
             self._refold()
 
     def _finish_all(self) -> None:
