@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
+
 from streams import bodies
-from streams.history import closing, handlers, size_limits, state
+from streams.history import closing, handlers, size_limits, state, updates
 from streams.history.errors import BadCommand, Rejected, invalid
 from streams.history.finish import finish
 from streams.history.namespaces import RegistryView, fold_registry
@@ -92,8 +94,16 @@ def _attempt(context: Context, body: Any, limits: Limits, decide: Callable[[Step
 
 
 def _terminate(step: Step, body: Any, error: RunTooLargeError) -> None:
-    """A caller is told why the run had to end; any other record meets a closed run."""
-    closing.terminate(step.run(error.run_id), error.reason, size_limits.TERMINATED_BY)
+    """A caller is told why the run had to end; any other record meets a closed run.
+
+    A speculative task leaves no trace: the real server forgets what it does not store.
+    """
+    run = step.run(error.run_id)
+    if run.task is not None and run.task.kind == state.SPECULATIVE:
+        run.set_part(state.WORKFLOW_TASK, "", None)
+    if isinstance(body, bodies.Call) and body.method == "RespondWorkflowTaskCompleted":
+        updates.end_accepted(run, RespondWorkflowTaskCompletedRequest.FromString(body.request))
+    closing.terminate(run, error.reason, size_limits.TERMINATED_BY)
     if isinstance(body, bodies.Call):
         step.reply_error(invalid(error.reason))
     else:

@@ -19,6 +19,9 @@ TERMINATED_BY: Final = "history-service"
 _LOOKED_AT: Final = (state.WAITER, state.QUERY)
 """Parts of those who only look at a run."""
 
+_UPDATE_FIELDS: Final = {"update_count"}
+"""Fields of the core that change with an update's admission."""
+
 
 class RunTooLargeError(Exception):
     """The step took a run over a limit: it has to be undone, and the run terminated."""
@@ -54,7 +57,20 @@ def _over(run: Run) -> str:
 
 
 def _changed(run: Run) -> bool:
-    return any(not (isinstance(fact, facts.PartSet) and fact.kind in _LOOKED_AT) for fact in run.facts)
+    """Whether anything changed that the real server stores: it looks at sizes when it does.
+
+    Admitted updates and the speculative tasks that bring them are in its memory only.
+    """
+    return not all(map(_is_passing, run.facts))
+
+
+def _is_passing(fact: object) -> bool:
+    if isinstance(fact, facts.PartSet):
+        speculative = fact.kind == state.WORKFLOW_TASK and fact.value and fact.value.kind == state.SPECULATIVE
+        return fact.kind in _LOOKED_AT or fact.kind == state.UPDATE or bool(speculative)
+    if isinstance(fact, facts.TaskScheduled):
+        return bool(fact.task.kind == state.SPECULATIVE)
+    return isinstance(fact, facts.CoreChanged) and fact.changes.keys() == _UPDATE_FIELDS
 
 
 def warn(run: Run, history_size_before_bytes: int) -> None:

@@ -17,7 +17,7 @@ from temporalio.api.enums.v1 import EventType, ResourceExhaustedCause
 from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.protocol.v1 import Message
-from temporalio.api.update.v1 import Rejection, Request
+from temporalio.api.update.v1 import Acceptance, Rejection, Request
 from temporalio.api.workflowservice.v1 import (
     PollWorkflowExecutionUpdateRequest,
     PollWorkflowTaskQueueResponse,
@@ -223,6 +223,15 @@ def abort(run: Run, update_id: str, error: errors.Rejected) -> None:
     """An update will never be seen by the workflow."""
     run.set_part(UPDATE, update_id, None)
     update_answers.tell_error(run, update_id, error)
+
+
+def end_accepted(run: Run, request: RespondWorkflowTaskCompletedRequest) -> None:
+    """The run is terminated in place of a completed task that accepted updates: they end as accepted ones do."""
+    sent = {update.update_id for update in _to_send(run, (SENT,))}
+    for message in request.messages:
+        if message.body.Is(Acceptance.DESCRIPTOR) and message.protocol_instance_id in sent:
+            sent.remove(message.protocol_instance_id)
+            reject(run, message.protocol_instance_id, update_answers.UPDATE_WITHOUT_END.failure)
 
 
 def reject_unprocessed(run: Run) -> None:

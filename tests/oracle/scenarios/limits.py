@@ -30,6 +30,14 @@ LONG = "x" * 101  # over the limit for an id
 tight = scenario(server="tight")
 
 
+def update_request(arg: str, update_id: str) -> dict[str, Any]:
+    """An update.v1.Request."""
+    return {
+        "meta": {"update_id": update_id, "identity": "updater"},
+        "input": {"name": "change", "args": payloads(arg)},
+    }
+
+
 @tight
 async def blob_start(w: World) -> None:
     await w.attempt("large input", w.start("large", input=payloads(LARGE)))
@@ -394,6 +402,88 @@ async def updates_total(w: World) -> None:
     await w.signal()
     task = await w.task()
     w.record("suggested", task.history.events[-1].workflow_task_started_event_attributes)
+
+
+@tight
+async def update_with_start(w: World) -> None:
+    """Which of the operations an error is of."""
+    large = {
+        "start input": ({"input": payloads(LARGE)}, {}),
+        "memo": ({"memo": {"fields": {"note": payload(LARGE)}}}, {}),
+        "workflow id": ({"workflow_id": LONG}, {}),
+        "update input": ({}, {"request": update_request(LARGE, "large")}),
+        "update id": ({}, {"request": update_request("arg", LONG)}),
+    }
+    for number, (name, (start, change)) in enumerate(large.items()):
+        started = {"workflow_id": w.id(f"wf{number}"), "request_id": "request-1", **start}
+        await w.try_call(
+            name,
+            "ExecuteMultiOperation",
+            operations=[
+                {
+                    "start_workflow": {
+                        "namespace": w.namespace,
+                        "workflow_type": {"name": "Type"},
+                        "task_queue": w.queue(),
+                        **started,
+                    }
+                },
+                {
+                    "update_workflow": {
+                        "namespace": w.namespace,
+                        "workflow_execution": {"workflow_id": started["workflow_id"]},
+                        "wait_policy": {"lifecycle_stage": ACCEPTED},
+                        "request": update_request("arg", "u1"),
+                        **change,
+                    }
+                },
+            ],
+            limit_s=4,
+        )
+
+
+@tight
+async def update_of_large(w: World) -> None:
+    """Updates of a run whose history is too large already: what ends it, and what its callers are told."""
+    for name in ("update", "multi"):
+        await w.start(name, queue=name)
+        markers = [
+            command("RECORD_MARKER", marker_name=f"m{n}", details={"d": payloads(WARNED)}) for n in range(15)
+        ]
+        await w.step(*markers, queue=name)
+    first = update(w, "update", workflow_execution=w.ex("update"))
+    second = w.later(
+        "update-with-start",
+        "ExecuteMultiOperation",
+        operations=[
+            {
+                "start_workflow": {
+                    "namespace": w.namespace,
+                    "workflow_id": w.id("multi"),
+                    "workflow_type": {"name": "Type"},
+                    "task_queue": w.queue("multi"),
+                    "request_id": "request-1",
+                    "workflow_id_conflict_policy": 2,
+                }
+            },
+            {
+                "update_workflow": {
+                    "namespace": w.namespace,
+                    "workflow_execution": w.ex("multi"),
+                    "wait_policy": {"lifecycle_stage": 3},
+                    "request": update_request("arg", "u1"),
+                }
+            },
+        ],
+    )
+    for name in ("update", "multi"):
+        task = await w.task(name)
+        placed = (accepted(task.messages[0]), completed("u1", 1))
+        await w.attempt(f"{name}: answer", answer(w, task, *placed))
+    await first
+    await second
+    for name in ("update", "multi"):
+        w.record(f"{name}: last events", (await w.events(name))[-3:])
 
 
 @tight

@@ -11,6 +11,7 @@ from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 from temporalio.api.workflowservice import v1 as api
 
 from streams import bodies
+from tests.unit.history.callers import Clients, accept, place
 from tests.unit.history.support import (
     IDENTITY,
     NAMESPACE,
@@ -84,6 +85,26 @@ def test_a_step_that_makes_the_history_too_long_terminates_the_run_instead() -> 
     with pytest.raises(CallError, match="workflow execution already completed"):
         signal(workflows, 2)
     workflows.fold.check_refold()
+
+
+def test_an_update_of_a_run_that_is_too_large_ends_it_only_with_its_task() -> None:
+    clients = Clients(**{SIZE: 1000})
+    clients.start()
+    clients.step(marker("x" * 2000))
+    accepted, admitted = clients.update("u1"), clients.update("u2")
+    task = clients.poll()
+    assert clients.kinds() == ["MARKER_RECORDED"]
+    answer = accept(task.messages[0])
+    with pytest.raises(CallError, match="Workflow history size exceeds limit"):
+        clients.respond(task, place(answer), messages=[answer])
+    assert ended_by(clients) == "Workflow history size exceeds limit."
+    assert (
+        accepted.answer().outcome.failure.application_failure_info.type == "AcceptedUpdateCompletedWorkflow"
+    )
+    with pytest.raises(CallError, match="workflow update was aborted by closing workflow"):
+        admitted.answer()
+    assert [event.event_id for event in clients.history()] == list(range(1, 7))
+    clients.fold.check_refold()
 
 
 def test_a_task_for_a_run_that_is_too_long_gives_its_poll_back() -> None:
