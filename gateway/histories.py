@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 from temporalio.api.enums.v1 import EventType, HistoryEventFilterType, TimeoutType
@@ -15,6 +17,7 @@ from temporalio.api.workflowservice.v1 import (
 
 from gateway import errors, page_tokens, splice
 from gateway.backend import Backend, Context
+from gateway.errors import ApiError
 from gateway.page_tokens import HistoryPage, ReversePage
 from gateway.validation import check_execution
 from streams import avro
@@ -63,7 +66,7 @@ class Histories:
             state = await self._state(namespace, request, page.run_id, context)
             if page.next_event_id > page.last_event_id and not page.fixed:
                 page = await self._grown(namespace, request, page, state, context)
-        return await self._answer(request, page, state)
+        return await self._answer(namespace, request, page, state, context)
 
     async def _grown(
         self,
@@ -85,10 +88,18 @@ class Histories:
             state = waited
         return HistoryPage(page.run_id, page.next_event_id, state.last_event_id, not state.closed)
 
-    async def _answer(self, request: GetHistory, page: HistoryPage, state: HistoryState) -> bytes:
-        events, read_to = await self._read(
-            page.run_id, page.next_event_id, page.last_event_id, self._size(request.maximum_page_size)
-        )
+    async def _answer(
+        self,
+        namespace: NamespaceConfig,
+        request: GetHistory,
+        page: HistoryPage,
+        state: HistoryState,
+        context: Context,
+    ) -> bytes:
+        first, last = page.next_event_id, page.last_event_id
+        count = self._size(request.maximum_page_size)
+        async with self._of_run(namespace, request, page.run_id, context):
+            events, read_to = await self._read(page.run_id, first, last, count)
         if read_to < page.last_event_id:
             more = HistoryPage(
                 page.run_id, read_to + 1, page.last_event_id, page.open, page.fixed, page.pending
@@ -116,7 +127,8 @@ class Histories:
                 return _NO_EVENTS
             token = HistoryPage(state.run_id, state.last_event_id + 1, state.last_event_id, open=True)
             return _NO_EVENTS + splice.field(_TOKEN_FIELD, page_tokens.encode(token))
-        events, _ = await self._read(state.run_id, state.last_event_id, state.last_event_id, 1)
+        async with self._of_run(namespace, request, state.run_id, context):
+            events, _ = await self._read(state.run_id, state.last_event_id, state.last_event_id, 1)
         return splice.history(_HISTORY_FIELD, [_as_followed(events[0], context)])
 
     async def get_reverse(self, request: GetHistoryReverse, data: bytes, context: Context) -> bytes:
@@ -128,10 +140,11 @@ class Histories:
         state = await self._state(namespace, request, run_id, context)
         last = min(page.next_event_id, state.last_event_id) if page else state.last_event_id
         first = max(1, last - self._size(request.maximum_page_size) + 1)
-        events, read_to = await self._read(state.run_id, first, last, last - first + 1)
-        while read_to < last:  # too many bytes: drop the older half, never the newest
-            first = (first + last + 1) // 2
+        async with self._of_run(namespace, request, state.run_id, context):
             events, read_to = await self._read(state.run_id, first, last, last - first + 1)
+            while read_to < last:  # too many bytes: drop the older half, never the newest
+                first = (first + last + 1) // 2
+                events, read_to = await self._read(state.run_id, first, last, last - first + 1)
         answer = splice.history(_HISTORY_FIELD, reversed(events))
         if first > 1:
             token = page_tokens.encode(ReversePage(state.run_id, first - 1))
@@ -161,6 +174,21 @@ class Histories:
     def _size(self, asked: int) -> int:
         most = self._backend.limits.history_page_events
         return asked if 0 < asked < most else most
+
+    @asynccontextmanager
+    async def _of_run(
+        self,
+        namespace: NamespaceConfig,
+        request: GetHistory | GetHistoryReverse,
+        run_id: str,
+        context: Context,
+    ) -> AsyncIterator[None]:
+        """Reads of a run's events inside raise NOT_FOUND when the run was deleted since its state was read."""
+        try:
+            yield
+        except ApiError:
+            await self._state(namespace, request, run_id, context)
+            raise
 
     async def _read(self, run_id: str, first: int, last: int, count: int) -> tuple[list[bytes], int]:
         """Events from `first`, no more than `count` nor past `last` or a page's bytes, and the last's id."""

@@ -175,6 +175,7 @@ class _Reset:
         while first <= last:
             events = await self._backend.engine.read_events(run_id, first, last, _PAGE_BYTES)
             if not events or events[0][0] != first:
+                await self._expected(run_id)  # NOT_FOUND if the run has been deleted meanwhile
                 raise errors.unavailable("The events of this history cannot be read yet.")
             for event_id, event in events:
                 first = event_id + 1
