@@ -29,12 +29,17 @@ class CallsUnderWay:
         self._held = 0
         self._ending = False
 
-    async def enter(self) -> None:
-        """Let a call in; one that comes late is held until gRPC ends it."""
+    def enter(self) -> bool:
+        """Let a call in, unless it comes late and has to be held."""
         if self._ending:
-            self._held += 1
-            await asyncio.get_running_loop().create_future()
+            return False
         self._count += 1
+        return True
+
+    async def hold(self) -> None:
+        """Keep a call that comes late until gRPC ends it."""
+        self._held += 1
+        await asyncio.get_running_loop().create_future()
 
     def leave(self) -> None:
         """A call that was let in has ended."""

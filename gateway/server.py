@@ -152,7 +152,8 @@ class Gateway:
                     raise errors.invalid("The request is not a valid message.")
                 client_versions.check(context.invocation_metadata())
                 gate = short if waits_if_asked and not request.wait_new_event else long
-                await under_way.enter()
+                if not under_way.enter():
+                    await under_way.hold()
                 try:
                     gate.enter(namespace)
                     try:

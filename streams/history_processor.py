@@ -16,7 +16,7 @@ from streams import bodies
 from streams.history import closing, handlers, size_limits, state, updates
 from streams.history.errors import BadCommand, Rejected, invalid
 from streams.history.finish import finish
-from streams.history.namespaces import RegistryView, fold_registry
+from streams.history.namespaces import REGISTRY_BODIES, RegistryView, fold_registry
 from streams.history.size_limits import RunTooLargeError
 from streams.history.step import CURRENT, EXECUTIONS, REGISTRY_TABLE, REQUEST, Step
 from streams.limits import Limits
@@ -46,7 +46,8 @@ class HistoryProcessor:
     def fold(self, context: Context, record: Record) -> None:
         """Apply one record."""
         body = record.body
-        if fold_registry(context, body):
+        if type(body) in REGISTRY_BODIES:
+            fold_registry(context, body)
             return
         limits = self._registry.limits(context)
         try:

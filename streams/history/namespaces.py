@@ -57,8 +57,14 @@ class RegistryView:
         return self._limits
 
 
-def fold_registry(context: Context, body: object) -> bool:
-    """Fold a record about namespaces or limits; False when it is about something else."""
+REGISTRY_BODIES = frozenset(
+    (bodies.NamespaceCall, bodies.NamespaceChanged, bodies.NamespaceRemoved, bodies.LimitsChanged)
+)
+"""What `fold_registry` folds."""
+
+
+def fold_registry(context: Context, body: object) -> None:
+    """Fold a record about namespaces or limits."""
     if isinstance(body, bodies.NamespaceCall):
         _decide(context, body)
     elif isinstance(body, bodies.NamespaceChanged):
@@ -67,9 +73,6 @@ def fold_registry(context: Context, body: object) -> bool:
         _remove(context, body)
     elif isinstance(body, bodies.LimitsChanged):
         context.table(REGISTRY_TABLE).entity(NAMESPACES).put("limits", "", body)
-    else:
-        return False
-    return True
 
 
 def _decide(context: Context, call: bodies.NamespaceCall) -> None:

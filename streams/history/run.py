@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -47,6 +48,9 @@ _COMPLETIONS = frozenset(EventType.Value(f"EVENT_TYPE_{name}") for name in _COMP
 """Buffered events that come after the others when the buffer is flushed, as the real server orders them."""
 
 
+_CORE = (state.CORE, "")
+
+
 class Run:
     """A run within a step. `step` is set while one is in progress; `facts` are those of the step, in order.
 
@@ -87,7 +91,7 @@ class Run:
     @property
     def exists(self) -> bool:
         """Whether there is such a run."""
-        return self.entity.count(state.CORE) > 0
+        return bool(self.entity.parts.get(state.CORE))
 
     @property
     def core(self) -> state.Core:
@@ -115,8 +119,17 @@ class Run:
     # What appliers use.
 
     def set_core(self, **changes: Any) -> None:
-        """Replace fields of the core."""
-        self.entity.put(state.CORE, "", msgspec.structs.replace(self.core, **changes))
+        """Change fields of the core. A step's first change makes the copy that it works on: a step has many."""
+        entity = self.entity
+        if _CORE in entity.undo:
+            core = self.core
+        else:
+            core = copy(self.core)
+            entity.put(state.CORE, "", core)
+        for name, value in changes.items():
+            setattr(core, name, value)
+        if not state.CORE_DEADLINES.isdisjoint(changes):
+            self.deadlines.set(state.CORE, "", core.deadline_ms())
 
     def put(self, kind: str, id: str, part: msgspec.Struct | None) -> None:
         """Set or remove a part."""
@@ -137,8 +150,8 @@ class Run:
         if event_type not in UNBUFFERED:
             keep_speculative(self)
         extra.setdefault("event_time", self.step.timestamp)
+        extra[ATTRIBUTES[event_type]] = attributes
         event = HistoryEvent(event_type=event_type, **extra)  # type: ignore[arg-type]
-        getattr(event, ATTRIBUTES[event_type]).CopyFrom(attributes)
         if event_type not in UNBUFFERED and self.task_running:
             self.note(facts.EventBuffered(event))
         else:

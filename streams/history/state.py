@@ -51,10 +51,12 @@ def earliest(*times_ms: int) -> int:
     return min((t for t in times_ms if t), default=0)
 
 
-class Core(msgspec.Struct, frozen=True):
-    """What every run has. `status` is the API's WorkflowExecutionStatus; `next_event_id` the id that the next
-    event of the history gets; `close_attempted` says that the last workflow task failed because it would have closed
-    the run over events it had not seen; `update_count` counts the updates ever admitted.
+class Core(msgspec.Struct):
+    """What every run has. Only `Run.set_core` changes one.
+
+    `status` is the API's WorkflowExecutionStatus; `next_event_id` the id that the next event of the history gets;
+    `close_attempted` says that the last workflow task failed because it would have closed the run over events it had
+    not seen; `update_count` counts the updates ever admitted.
     """
 
     namespace: str
@@ -353,6 +355,11 @@ KINDS: dict[str, type[msgspec.Struct]] = {
     COPIED_CORE: Core,
     REAPPLY: BufferedEvent,
 }
+
+CORE_DEADLINES = frozenset(
+    ("close_ms", "retention_due_ms", "run_expires_ms", "execution_expires_ms", "first_task_due_ms")
+)
+"""The fields that `Core.deadline_ms` depends on."""
 
 TIMED = frozenset((CORE, WORKFLOW_TASK, ACTIVITY, TIMER))
 """The kinds of parts that have a deadline."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -99,10 +98,9 @@ class Step:
 
         Version 7, so that ids made one after the other lie side by side in the stores' indexes.
         """
-        digest = hashlib.md5("\x1f".join(map(str, parts)).encode(), usedforsecurity=False).digest()
-        raw = self.now_ms.to_bytes(6, "big") + bytes((0x70 | digest[0] & 0x0F, digest[1]))
-        raw += bytes((0x80 | digest[2] & 0x3F,)) + digest[3:10]
-        return str(uuid.UUID(bytes=raw))
+        digest = hashlib.md5("\x1f".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
+        time, variant = f"{self.now_ms:012x}", "89ab"[int(digest[0], 16) & 3]
+        return f"{time[:8]}-{time[8:]}-7{digest[1:4]}-{variant}{digest[5:8]}-{digest[8:20]}"
 
     # Effects
 

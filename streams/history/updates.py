@@ -168,7 +168,10 @@ def request_message_id(update_id: str) -> str:
 
 def _to_send(run: Run, stages: tuple[str, ...]) -> list[Update]:
     """The updates at one of `stages`, in the order they came."""
-    found = [update for update in run.entity.group(UPDATE).values() if update.stage in stages]
+    updates = run.entity.group(UPDATE)
+    if not updates:
+        return []
+    found = [update for update in updates.values() if update.stage in stages]
     return sorted(found, key=lambda update: update.sequence)
 
 

@@ -22,7 +22,7 @@ def show(run: Run) -> None:
             namespace=core.namespace,
             workflow_id=core.workflow_id,
             run_id=core.run_id,
-            version=core.visible_version + 1,
+            version=core.visible_version,
             workflow_type=core.workflow_type,
             task_queue=core.task_queue,
             status=core.status,

@@ -5,11 +5,12 @@ Behaviour: AfterAddWorkflowTaskCompletedEvent of the real server (service/histor
 
 from __future__ import annotations
 
+import functools
 import json
 
 import msgspec
 from google.protobuf.timestamp_pb2 import Timestamp
-from temporalio.api.common.v1 import Payload, SearchAttributes, WorkerVersionStamp
+from temporalio.api.common.v1 import Payload, SearchAttributes
 from temporalio.api.history.v1 import HistoryEvent, WorkflowTaskCompletedEventAttributes
 from temporalio.api.workflow.v1 import ResetPointInfo, ResetPoints
 
@@ -91,25 +92,36 @@ def _ms(time: Timestamp) -> int:
 
 def _grow_attributes(run: Run, attributes: WorkflowTaskCompletedEventAttributes, points: ResetPoints) -> None:
     blob: Blob | None = run.entity.get(SEARCH)
-    search = SearchAttributes() if blob is None else SearchAttributes.FromString(blob.data)
-    fields = search.indexed_fields
-    before = fields[BUILD_IDS].data if BUILD_IDS in fields else b""
-    build_ids = _build_ids(json.loads(before) if before else [], attributes.worker_version)
-    fields[BUILD_IDS].CopyFrom(_keywords(build_ids))
-    if attributes.binary_checksum:
-        checksums = [point.binary_checksum for point in points.points if point.binary_checksum]
-        fields[CHECKSUMS].CopyFrom(_keywords(checksums))
-    data = search.SerializeToString(deterministic=True)
+    version = attributes.worker_version
+    checksums = tuple(point.binary_checksum for point in points.points if point.binary_checksum)
+    data = _grown(
+        blob.data if blob else b"",
+        version.build_id,
+        version.use_versioning,
+        checksums if attributes.binary_checksum else (),
+    )
     if blob is None or data != blob.data:
         run.put(SEARCH, "", Blob(data))
 
 
-def _build_ids(known: list[str], version: WorkerVersionStamp) -> list[str]:
+@functools.lru_cache(1024)
+def _grown(before: bytes, build_id: str, versioned: bool, checksums: tuple[str, ...]) -> bytes:
+    """Encoded search attributes with a worker's version: most runs of a worker start with the same ones."""
+    search = SearchAttributes.FromString(before)
+    fields = search.indexed_fields
+    known = json.loads(fields[BUILD_IDS].data) if BUILD_IDS in fields else []
+    fields[BUILD_IDS].CopyFrom(_keywords(_build_ids(known, build_id, versioned)))
+    if checksums:
+        fields[CHECKSUMS].CopyFrom(_keywords(list(checksums)))
+    return search.SerializeToString(deterministic=True)
+
+
+def _build_ids(known: list[str], build_id: str, versioned: bool) -> list[str]:
     """Whether the run's workers are versioned, then each build id that completed a task."""
-    ids = [] if version.use_versioning else [UNVERSIONED]
-    ids += [build_id for build_id in known if build_id != UNVERSIONED]
-    if version.build_id:
-        own = ("versioned:" if version.use_versioning else "unversioned:") + version.build_id
+    ids = [] if versioned else [UNVERSIONED]
+    ids += [known_id for known_id in known if known_id != UNVERSIONED]
+    if build_id:
+        own = ("versioned:" if versioned else "unversioned:") + build_id
         if own not in ids:
             ids.append(own)
     while len(json.dumps(ids)) > _MAX_VALUE_BYTES and len(ids) > 1:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable
-from functools import partial
 
 import msgspec
 
@@ -192,7 +191,7 @@ class Partition:
             if not taken:
                 return
             key, _, payload = taken[0]
-            self._guarded(record, outcome, partial(self.processor.due, self._context, key, payload), key)
+            self._guarded(record, outcome, (key, payload))
 
     def _is_next(self, record: Record) -> bool:
         """Whether the record is the next of its source; duplicates are dropped, records behind a gap parked."""
@@ -234,28 +233,28 @@ class Partition:
 
     def _apply(self, record: Record, outcome: Outcome) -> None:
         self._applied[record.source] = _origin(record)
-        self._guarded(record, outcome, lambda: self._fold(record))
+        self._guarded(record, outcome)
 
-    def _fold(self, record: Record) -> None:
-        if isinstance(record.body, Undecodable):
-            raise avro.DecodeError(record.body.reason)
-        self.processor.fold(self._context, record)
-
-    def _guarded(self, record: Record, outcome: Outcome, call: Callable[[], None], due_key: str = "") -> None:
+    def _guarded(self, record: Record, outcome: Outcome, due: tuple[str, int] | None = None) -> None:
         """Run pure code as a step of its own: kept whole, or undone and judged (fold.md rule 7).
 
-        `due_key` is the key that fell due, when that is what the step is about.
+        `due` is the key that fell due and its payload, when that is what the step is about.
         """
         context = self._context
         context.begin(record, self.now_ms)
         try:
-            call()
+            if due is not None:
+                self.processor.due(context, *due)
+            elif isinstance(record.body, Undecodable):
+                raise avro.DecodeError(record.body.reason)
+            else:
+                self.processor.fold(context, record)
         except (StorageError, MemoryError):
             context.revert()
             raise
         except Exception as error:
             context.revert()
-            self._judge(record, outcome, error, due_key)
+            self._judge(record, outcome, error, due[0] if due else "")
             return
         self._keep(outcome)
 

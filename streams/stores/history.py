@@ -54,7 +54,7 @@ class HistoryStore(Protocol[TxT_contra]):
         """Read committed events, ids ascending, without a gap, from `first_event_id` to `last_event_id`.
 
         Returns less when the next event would exceed `max_bytes` in total, or is not in the store: the
-        result is empty only when `first_event_id` is not there.
+        result is empty only when `first_event_id` is not there. Raises StoreError.
         """
 
     async def read_reverse(

@@ -5,6 +5,10 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from google.protobuf.message import DecodeError
+from temporalio.api.history.v1 import HistoryEvent
+
+from streams.stores.damage import StoreDamagedError
 from streams.stores.event_blob import join_events, split_events
 from streams.stores.history import EventBatch
 from streams.stores.run_key import RunKey
@@ -80,7 +84,7 @@ def read_events(
     parameters = {"run_id": run_id, "first": first_event_id, "last": last_event_id}
     wanted = iter(range(first_event_id, last_event_id + 1))
     with contextlib.closing(connection.execute(_SELECT, parameters)) as batches:
-        return _page(_ascending(batches), wanted, max_bytes)
+        return _page(_ascending(run_id, batches), wanted, max_bytes)
 
 
 def read_events_reverse(
@@ -90,17 +94,32 @@ def read_events_reverse(
     parameters = {"run_id": run_id, "last": last_event_id}
     wanted = iter(range(last_event_id, first_event_id - 1, -1))
     with contextlib.closing(connection.execute(_SELECT_REVERSE, parameters)) as batches:
-        return _page(_descending(batches), wanted, max_bytes)
+        return _page(_descending(run_id, batches), wanted, max_bytes)
 
 
-def _ascending(batches: sqlite3.Cursor) -> Iterator[tuple[int, bytes]]:
-    for first, _, blob in batches:
-        yield from enumerate(split_events(blob), start=first)
+def _ascending(run_id: str, batches: sqlite3.Cursor) -> Iterator[tuple[int, bytes]]:
+    for first, last, blob in batches:
+        yield from _numbered(run_id, first, last, blob)
 
 
-def _descending(batches: sqlite3.Cursor) -> Iterator[tuple[int, bytes]]:
-    for _, last, blob in batches:
-        yield from zip(range(last, 0, -1), reversed(split_events(blob)), strict=False)
+def _descending(run_id: str, batches: sqlite3.Cursor) -> Iterator[tuple[int, bytes]]:
+    for first, last, blob in batches:
+        yield from reversed(_numbered(run_id, first, last, blob))
+
+
+def _numbered(run_id: str, first: int, last: int, blob: bytes) -> list[tuple[int, bytes]]:
+    """The events of a batch with their ids. Raises StoreDamagedError unless they are the events they should be."""
+    try:
+        events = split_events(blob)
+        ids = [HistoryEvent.FromString(event).event_id for event in events]
+        wanted = list(range(first, last + 1))
+    except (ValueError, TypeError, DecodeError) as error:
+        raise StoreDamagedError(f"events {first} to {last} of run {run_id} are damaged: {error}") from error
+    if ids != wanted:
+        raise StoreDamagedError(
+            f"events {first} to {last} of run {run_id} are damaged: they say they are {ids}"
+        )
+    return list(zip(wanted, events, strict=True))
 
 
 def _page(

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from streams.stores.damage import of_sqlite
 from streams.stores.text_match import text_matches
 
 ResultT = TypeVar("ResultT")
@@ -30,15 +31,21 @@ class SqliteReaders:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store-reader")
 
     async def run(self, read: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
-        """Call `read` with a connection in a worker thread and return what it returns."""
+        """Call `read` with a connection in a worker thread and return what it returns. Raises StoreError."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self.run_blocking, read)
 
     def run_blocking(self, read: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
-        """Call `read` in the calling thread, with that thread's own connection."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._connect()
-        return read(connection)
+        """Call `read` in the calling thread, with that thread's own connection. Raises StoreError."""
+        try:
+            connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+            if connection is None:
+                connection = self._local.connection = self._connect()
+            return read(connection)
+        except sqlite3.Error as error:
+            failure = of_sqlite(error)
+            if failure is None:
+                raise
+            raise failure from error
 
     def close(self) -> None:
         """Wait for running reads and close every connection; idempotent."""

@@ -18,7 +18,7 @@ from streams.stores.search_attributes import SearchAttributes
 from streams.stores.sqlite_batches import RowsStatement
 from streams.stores.sqlite_readers import SqliteReaders
 from streams.stores.visibility import VisibilityCount, VisibilityPage, VisibilityRow
-from streams.stores.visibility_columns import COLUMNS, KEY_COLUMNS, row_of, row_values
+from streams.stores.visibility_columns import COLUMNS, KEY_COLUMNS, check_types, row_of, row_values
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -200,18 +200,26 @@ class _Page:
             raise PageTokenError("invalid page token")
         select = _sql().sorted_runs(self._namespace_id, self._wanted, self.frozen_order, self._after, limit)
         for values in _run(self._connection, select):
+            check_types(values[keys:])
             yield values[:keys], values[keys:]
 
     def _open_rows(self, after: tuple[int, str] | None, limit: int) -> Iterator[_KeyedRow]:
         selects = _sql().open_runs(self._namespace_id, self._wanted, self.frozen_order, after, limit)
-        parts = [_run(self._connection, select) for select in selects]
+        parts = [_checked(_run(self._connection, select)) for select in selects]
         for values in heapq.merge(*parts, key=lambda values: (-values[_START_TIME], values[_RUN_ID])):
             yield (values[_START_TIME], values[_RUN_ID]), values
 
     def _closed_rows(self, after: int | None, limit: int) -> Iterator[_KeyedRow]:
         for select in _sql().closed_runs(self._namespace_id, self._wanted, self.frozen_order, after, limit):
-            for values in _run(self._connection, select):
+            for values in _checked(_run(self._connection, select)):
                 yield (values[_CLOSE_ORDER],), values
+
+
+def _checked(rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """The rows, each looked at before anything is done with it. Raises StoreDamagedError."""
+    for values in rows:
+        check_types(values)
+        yield values
 
 
 @functools.cache

@@ -9,33 +9,36 @@ from typing import Any
 
 import msgspec
 
+from streams.stores.damage import StoreDamagedError
 from streams.stores.search_attributes import NAMESPACE_DIVISION, SearchValue, ValueType
 from streams.stores.visibility import VisibilityRow
 
-COLUMNS = (
-    "namespace_id",
-    "workflow_id",
-    "run_id",
-    "close_order",
-    "start_time_ns",
-    "status",
-    "namespace_division",
-    "execution_time_ns",
-    "close_time_ns",
-    "workflow_type",
-    "task_queue",
-    "history_length",
-    "history_size_bytes",
-    "execution_duration_ns",
-    "state_transition_count",
-    "parent_workflow_id",
-    "parent_run_id",
-    "root_workflow_id",
-    "root_run_id",
-    "version",
-    "search_attributes",
-    "memo",
-)
+_TYPES = {
+    "namespace_id": str,
+    "workflow_id": str,
+    "run_id": str,
+    "close_order": int,
+    "start_time_ns": int,
+    "status": int,
+    "namespace_division": str | None,
+    "execution_time_ns": int,
+    "close_time_ns": int | None,
+    "workflow_type": str,
+    "task_queue": str,
+    "history_length": int | None,
+    "history_size_bytes": int | None,
+    "execution_duration_ns": int | None,
+    "state_transition_count": int | None,
+    "parent_workflow_id": str | None,
+    "parent_run_id": str | None,
+    "root_workflow_id": str,
+    "root_run_id": str,
+    "version": int,
+    "search_attributes": str | None,
+    "memo": bytes,
+}
+
+COLUMNS = tuple(_TYPES)
 
 KEY_COLUMNS = COLUMNS[:3]
 
@@ -88,8 +91,31 @@ def row_values(row: VisibilityRow, close_order: int) -> tuple[Any, ...]:
     )
 
 
+def check_types(values: tuple[Any, ...]) -> None:
+    """Raise StoreDamagedError unless each column, in the order of `COLUMNS`, is of the type it was written with."""
+    if all(map(isinstance, values, _TYPES.values())):
+        return
+    wrong = [
+        name
+        for (name, type_), value in zip(_TYPES.items(), values, strict=True)
+        if not isinstance(value, type_)
+    ]
+    raise _damaged(values, f"{', '.join(wrong)} of a wrong type")
+
+
+def _damaged(values: tuple[Any, ...], why: object) -> StoreDamagedError:
+    return StoreDamagedError(f"the row of run {values[2]!r} in the visibility store is damaged: {why}")
+
+
 def row_of(values: tuple[Any, ...]) -> VisibilityRow:
-    """The row whose columns, in the order of `COLUMNS`, are `values`."""
+    """The row whose columns, in the order of `COLUMNS`, are `values`. Raises StoreDamagedError."""
+    try:
+        return _row_of(values)
+    except (ValueError, KeyError, TypeError, msgspec.DecodeError) as error:
+        raise _damaged(values, error) from error
+
+
+def _row_of(values: tuple[Any, ...]) -> VisibilityRow:
     fields = dict(zip(COLUMNS, values, strict=True))
     del fields["close_order"], fields["namespace_division"]
     stored = fields["search_attributes"]

@@ -8,7 +8,7 @@ import json
 import msgspec
 import pytest
 
-from streams import avro, bodies, task_token
+from streams import avro, bodies
 from streams.history import state
 from streams.matching import state as matching_state
 from streams.runtime import codec, partition
@@ -18,7 +18,7 @@ from streams.runtime.records import Tick
 STRUCTS = sorted(
     {
         cls
-        for module in (bodies, task_token, state, matching_state, codec, partition)
+        for module in (bodies, state, matching_state, codec, partition)
         for _, cls in inspect.getmembers(module, inspect.isclass)
         if issubclass(cls, msgspec.Struct)
         and cls.__module__ == module.__name__
