@@ -7,6 +7,7 @@ the new run opens with the last one. Behaviour: service/history/ndc/workflow_res
 from __future__ import annotations
 
 import hashlib
+from copy import copy
 from typing import Any
 
 import msgspec
@@ -304,7 +305,7 @@ def _reborn(run: Run, fact: Reborn) -> None:
     for kind in (COPYING, COPIED_CORE, REAPPLY):
         for id, _ in run.entity.items(kind):
             run.put(kind, id, None)
-    run.put(state.CORE, "", fact.core)
+    run.put(state.CORE, "", copy(fact.core))  # The step changes it further; the fact has to stay what it was.
 
 
 @emits_fact(Reborn)
