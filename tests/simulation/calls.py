@@ -49,12 +49,13 @@ def drive(coroutine: Coroutine[Any, Any, Any], done: Resume, value: Any = None) 
 
 
 class Backend:
-    """Implements what handlers use of `gateway.backend.Backend`, and of its engine."""
+    """Implements what handlers use of `gateway.backend.Backend`, and of its engine. Reads take `read_ms`."""
 
     limits = Limits()
 
-    def __init__(self, world: World, gateway: Gateway) -> None:
+    def __init__(self, world: World, gateway: Gateway, read_ms: int = 0) -> None:
         self.engine = self
+        self._read_ms = read_ms
         self._world = world
         self._gateway = gateway
         self._epoch = gateway.epoch
@@ -83,6 +84,8 @@ class Backend:
     async def read_events(
         self, run_id: str, first: int, last: int, max_bytes: int
     ) -> list[tuple[int, bytes]]:
+        if self._read_ms:
+            await _Awaited(lambda resume: self._world.at(self._read_ms, resume, None))
         return self._world.history.read(run_id, first, last, max_bytes)
 
 

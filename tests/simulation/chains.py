@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.enums.v1 import (
@@ -59,8 +59,11 @@ def reset_at(run_id: str, event: HistoryEvent) -> bool:
     return failed.cause == RESET and failed.new_run_id == run_id
 
 
-def check_chains(runs: Runs) -> None:
-    """Every run that follows another is the one that had to follow, and one had to."""
+def check_chains(runs: Runs, updated: Container[str]) -> None:
+    """Every run that follows another is the one that had to follow, and one had to.
+
+    `updated` are the workflow ids that updates were sent to: a first task does not keep those waiting.
+    """
     by_workflow: dict[str, list[RunHistory]] = {}
     for run in runs.values():
         if not run.born:
@@ -73,6 +76,8 @@ def check_chains(runs: Runs) -> None:
                 f"{run.workflow_id}: run {run.run_id} follows {before}, which names another",
             )
         _check_next(runs, run)
+        if before and not run.copied and run.workflow_id not in updated:
+            _check_first_task(run)
     for workflow_id, group in by_workflow.items():
         _check_one_at_a_time(workflow_id, group)
 
@@ -117,7 +122,6 @@ def _check_next(runs: Runs, run: RunHistory) -> None:
     # The command to continue as new names none.
     schedule = "" if as_new else started.cron_schedule
     require(after.cron_schedule == schedule, f"{what} has another schedule")
-    _check_first_task(following, what)
 
 
 def _due_to_follow(run: RunHistory) -> str | None:
@@ -184,13 +188,14 @@ def execution_ms(run: RunHistory) -> int:
     return time_ms(run.events[0]) + ms(run.started.first_workflow_task_backoff)
 
 
-def _check_first_task(run: RunHistory, what: str) -> None:
+def _check_first_task(run: RunHistory) -> None:
+    """A run that follows waits for its backoff; only a request to cancel is told at once."""
     for event in run.events:
         if event.event_type == E.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED:
-            return  # That is told at once.
+            return
         if event.event_type == E.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED:
             early_ms = execution_ms(run) - time_ms(event)
-            require(early_ms <= 0, f"{what} had its first task {early_ms} ms early")
+            require(early_ms <= 0, f"{run.workflow_id} {run.run_id} had its first task {early_ms} ms early")
             return
 
 

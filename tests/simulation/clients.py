@@ -41,6 +41,8 @@ TASK_ENDS = (
     EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED,
     EventType.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT,
 )
+CHILD_INITIATED = EventType.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED
+
 EXCLUDED = (
     (),
     (),
@@ -224,6 +226,7 @@ class Client:
         self._ask("QueryWorkflow", run_id, request, done, 2)
 
     def _update(self, run_id: str) -> None:
+        self.world.judge.updated.add(self.workflow_id)
         update_id = self._name("reject" if self.world.rng.random() < 0.3 else "update")
         request = api.UpdateWorkflowExecutionRequest(
             namespace=NAMESPACE, workflow_execution=self._execution(run_id)
@@ -297,7 +300,15 @@ class Client:
             reason=name,
             reset_reapply_exclude_types=rng.choice(EXCLUDED),
         )
+        if any(event.event_type == CHILD_INITIATED for event in judge.runs[run_id].events):
+            # With everything left out, a child's end does not come again either: the run would wait for ever.
+            del request.reset_reapply_exclude_types[2:]
         self._go_back(request, TRIES)
+        for current in judge.runs.values():
+            if current.open and current.workflow_id == self.workflow_id:
+                for _ in range(rng.randint(0, 3)):
+                    self.busy += 1
+                    self.world.at(rng.randint(0, 250), self._do, current.run_id)
 
     def _go_back(self, request: api.ResetWorkflowExecutionRequest, tries: int) -> None:
         self.busy += 1

@@ -126,6 +126,7 @@ class Judge:
             for kind in ("start", "signal", "update", "activity", "task", "cancel", "terminate", "reset")
         }
         self.poison_sent: set[str] = set()
+        self.updated: set[str] = set()
         self.undelivered: dict[tuple[str, int], int] = {}
         self._leases: dict[tuple[str, str], bodies.GatewayLease] = {}
         self._bytes: dict[tuple[str, int, int], bytes] = {}
@@ -293,7 +294,7 @@ class Judge:
             if run.born:
                 check_run(run)
                 self._check_undelivered(run)
-        check_chains(self.runs)
+        check_chains(self.runs, self.updated)
         check_resets(self.runs, self.told["reset"])
         check_children(self.runs)
 

@@ -56,7 +56,7 @@ class Reader:
         raise Violation(reason)
 
 
-class _Readers:
+class Readers:
     """Reads of a database in memory, done at once in the calling thread."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -90,7 +90,7 @@ class Materializers:
     def _start(self) -> None:
         self._up = True
         self._lagging = self._committing = False
-        readers = _Readers(self._database)
+        readers = Readers(self._database)
         self._history = HistorySink(SqliteHistoryStore(readers))  # type: ignore[arg-type]
         self._visibility = VisibilitySink(SqliteVisibilityStore(readers), lambda namespace: {})  # type: ignore[arg-type]
         self._partitions = {topic: self._partition(topic) for topic in TOPICS}

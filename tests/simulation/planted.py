@@ -10,8 +10,22 @@ from unittest.mock import patch
 
 import msgspec
 
+from gateway.errors import ApiError
+from gateway.histories import Histories
 from streams import bodies
-from streams.history import activities, activity_results, evolve, facts, finish, signals, state
+from streams.history import (
+    activities,
+    activity_results,
+    closing,
+    continuing,
+    cron,
+    evolve,
+    facts,
+    finish,
+    reset,
+    signals,
+    state,
+)
 from streams.history.calls import BODIES
 from streams.history.lookup import find_open_run
 from streams.history.run import Run
@@ -19,11 +33,12 @@ from streams.history.step import Step
 from streams.matching import leases
 from streams.runtime import local_store, takeover
 from streams.runtime.due import DueIndex
-from streams.runtime.logic import Logic, LogicMarker
+from streams.runtime.logic import Logic, LogicMarker, UnsupportedLogicError
 from streams.runtime.owner import Owner
 from streams.runtime.partition import Partition
 from streams.runtime.records import Record
 from streams.runtime.tables import Entity
+from streams.stores.materializers import HistorySink, VisibilitySink
 from streams.task_token import TaskToken
 
 Bug = Callable[[ExitStack], None]
@@ -148,7 +163,11 @@ def verdict_leaves_at_once(stack: ExitStack) -> None:
     """Rule 7: a verdict is told before a checkpoint covers it, and may be another after a crash."""
 
     def fold(self: Owner, record: Record, leader_epoch: int = 0) -> None:
-        outcome = self.partition.step(record)
+        try:
+            outcome = self.partition.step(record)
+        except UnsupportedLogicError as error:
+            self.leaving = error
+            return
         self._leader_epoch = leader_epoch
         self.letters.extend(outcome.verdicts)
         self._unsent_letters.extend(outcome.verdicts)
@@ -412,3 +431,110 @@ def event_id_used_twice(stack: ExitStack) -> None:
         run.set_core(next_event_id=run.core.next_event_id - 1)
 
     stack.enter_context(patch.dict(evolve._fact_appliers, {facts.BufferFlushed: planted_flushed}))
+
+
+# --- readers, stores, resets ---
+
+
+@bug
+def page_not_awaited(stack: ExitStack) -> None:
+    """Rule 21: what is not in the store yet is left out of a page."""
+    read = Histories._read
+
+    async def planted_read(self: Histories, *args: Any) -> Any:
+        try:
+            return await read(self, *args)
+        except ApiError:
+            return [], args[2]
+
+    _set(stack, Histories, "_read", planted_read)
+
+
+@bug
+def memory_ahead_of_the_store(stack: ExitStack) -> None:
+    """Rule 21: a page goes on with events in memory though some before them are not there."""
+
+    def recent(self: HistorySink, run_id: str, first_id: int, last_id: int) -> tuple[int, list[bytes]]:
+        held = self._recent.get(run_id)
+        return (first_id, held.events) if held is not None else (last_id + 1, [])
+
+    _set(stack, HistorySink, "recent", recent)
+
+
+@bug
+def store_forgets_origins(stack: ExitStack) -> None:
+    """Rule 22: what writes the stores does not keep the highest origins beside its position."""
+    restore = Partition.restore
+
+    def planted_restore(self: Partition, position: Any, parked: Any = ()) -> None:
+        if self.processor.name == "reader":
+            position = msgspec.structs.replace(position, applied=())
+        restore(self, position, parked)
+
+    _set(stack, Partition, "restore", planted_restore)
+
+
+@bug
+def events_lost_while_writing(stack: ExitStack) -> None:
+    """Rule 22: events that come while others are written go with those, though they were not."""
+    written = HistorySink.written
+
+    def planted_written(self: HistorySink) -> None:
+        self._pending = []
+        written(self)
+
+    _set(stack, HistorySink, "written", planted_written)
+
+
+@bug
+def older_row_stands(stack: ExitStack) -> None:
+    """Rule 22: of two rows of a run that are written together the older one stands."""
+    prepare = VisibilitySink._prepare
+    _set(
+        stack,
+        VisibilitySink,
+        "_prepare",
+        lambda self, deletions, group: prepare(self, deletions, group[::-1]),
+    )
+
+
+@bug
+def reset_overlooks_events(stack: ExitStack) -> None:
+    """Rule 23: a reset does not verify that it was prepared from all events there are by now."""
+
+    class AsExpected(int):
+        __hash__ = int.__hash__
+
+        def __ne__(self, other: object) -> bool:
+            return False
+
+    _set(stack, reset, "_next_event_id", lambda step, run_id: AsExpected())
+
+
+# --- chains of runs, children ---
+
+
+@bug
+def retried_once_too_often(stack: ExitStack) -> None:
+    """Workflows: a retry policy is asked about the attempt before."""
+    retry = continuing._retry
+
+    def planted_retry(run: Run, policy: Any, failure: Any) -> Any:
+        if policy.maximum_attempts:
+            policy.maximum_attempts += 1
+        return retry(run, policy, failure)
+
+    _set(stack, continuing, "_retry", planted_retry)
+
+
+@bug
+def schedule_counts_from_now(stack: ExitStack) -> None:
+    """Workflows: the next run of a schedule is worked out from the end of the run before, not from its time."""
+    backoff_ms = cron.backoff_ms
+    _set(stack, cron, "backoff_ms", lambda text, scheduled_ms, now_ms: backoff_ms(text, now_ms, now_ms))
+
+
+@bug
+def children_outlive_their_parent(stack: ExitStack) -> None:
+    """Workflows: the parent close policy is not carried out."""
+    _set(stack, closing, "close_child", lambda run, child: None)

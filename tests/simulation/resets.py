@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Answered = Callable[[ResetWorkflowExecutionResponse | ApiError | None], None]
 
 PAGE_BYTES = (300, 3_000, 1_000_000)
+READ_MS = (0, 5, 40)
+"""How long a read takes while a reset is prepared: meanwhile the run moves on."""
 
 
 @contextmanager
@@ -62,4 +64,5 @@ def reset(
     world.at(timeout_ms, answer, None)
     if gateway.up:
         data = request.SerializeToString()
-        drive(Resets(Backend(world, gateway)).reset(request, data, Patient()), answer)
+        read_ms = world.rng.choice(READ_MS)
+        drive(Resets(Backend(world, gateway, read_ms)).reset(request, data, Patient()), answer)

@@ -1,25 +1,41 @@
-"""The guarantees of `fold.md` that need an owner, a changelog or a whole engine, a test each, named after them.
+"""Rules 1 to 17 of `fold.md`, a test each, named after them.
 
-Those of a single partition (chains, gaps, verdicts, time) are in tests/unit/runtime.
+Rule 9 is in `test_upgrades`, 18 to 23 are in `test_gateway_rules`; 24 (ingress topics) and 25 (task topics) come with
+those. More on single partitions (2, 5, 7, 10) is in tests/unit/runtime, on sizes (8) in tests/unit/history and
+tests/unit/gateway, on what survives crashes and failed commits (17) in tests/faults. A producer's settings (11) and
+the 20 records of a workflow (12) are of the log on Kafka.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import SignalWorkflowExecutionRequest
 
-from streams.bodies import FireTimer, Pair
+from streams.bodies import Call, FireTimer, Pair
+from streams.embedded import EmbeddedEngine
 from streams.runtime import checkpoints
 from streams.runtime.local_store import LocalHead, reason_to_wipe
 from streams.runtime.owner import Owner
-from streams.runtime.partition import Partition, Position
-from streams.runtime.records import Correlation, Record
+from streams.runtime.partition import NO_LINK, Partition, Position
+from streams.runtime.records import Correlation, Record, Reply
 from streams.runtime.takeover import HangingTransactionError, TakeoverRefusedError, check_log, take_over
+from streams.topology import COMMANDS, workflow_key
 from tests.simulation.changelog import DELETE_RETENTION_MS, Changelog, Disk, FencedError, Restoring, copied
-from tests.simulation.log import CODEC
+from tests.simulation.log import CODEC, encode
 from tests.simulation.world import World
 from tests.support.counting import CountingProcessor
+from tests.support.folding import START_MS, Folding, described, emitted
+from tests.unit.history.support import NAMESPACE, CallError, Workflows, payloads
 
 GATEWAY = "gateway-1"
 
@@ -381,9 +397,140 @@ class TestRule12:
         assert fires
 
 
-def test_refolding_gives_the_same_bytes() -> None:
-    """Rules 1 and 6: the simulator folds every record again, from the start and from checkpoints."""
-    world = World(5)
-    world.run()
-    folded = {name: len(steps) for name, steps in world.judge.steps.items()}
-    assert {name for name, count in folded.items() if count} >= {"commands/0", "tasks/0", "timers/0"}
+class TestRule1:
+    def test_folding_again_from_the_start_and_from_checkpoints_gives_the_same(self) -> None:
+        """The simulator folds every record again, under new owners and in the end."""
+        world = World(5)
+        world.run()
+        folded = {name: len(steps) for name, steps in world.judge.steps.items()}
+        assert {name for name, count in folded.items() if count} >= {"commands/0", "tasks/0", "timers/0"}
+
+
+class TestRule2:
+    def test_time_never_steps_back_and_what_is_due_pops_in_order(self) -> None:
+        folding = Folding(CountingProcessor)
+        for key, after_ms in (("c", 100), ("b", 200), ("a", 200)):
+            folding.send(Pair("wake", str(START_MS + after_ms)), key)
+        folding.tick(150)
+        folding.now_ms -= 10_000
+        assert not emitted(folding.tick())
+        assert folding.partition.now_ms == START_MS + 150
+        folding.now_ms = START_MS + 200
+        folding.tick()
+        keys = [record.key for outcome in folding.outcomes for record in outcome.emissions]
+        assert keys == ["c", "a", "b"]
+        assert not emitted(folding.tick())
+        folding.check_refold()
+
+
+class TestRule5:
+    def test_what_a_gateway_appended_twice_counts_once(self) -> None:
+        folding = Folding(CountingProcessor)
+        first, second = (folding.send(Pair("add", ""), "k", call_id=number) for number in (1, 2))
+        for record in list(folding.log):
+            assert described(folding.append(record)) == [[], [], []]
+        assert [body.value for body in (*emitted(first), *emitted(second))] == [1, 2]
+        assert emitted(folding.send(Pair("add", ""), "k"))[0].value == 3
+
+
+class TestRule6:
+    def test_bytes_do_not_depend_on_the_order_of_hashes(self) -> None:
+        """Two processes whose strings hash otherwise leave the same logs, byte by byte."""
+        digests = {
+            subprocess.run(
+                [sys.executable, "-c", DIGEST],
+                env={**os.environ, "PYTHONHASHSEED": seed},
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+            for seed in ("1", "2", "3")
+        }
+        assert len(digests) == 1
+
+
+DIGEST = """
+import hashlib
+from tests.simulation.log import encode
+from tests.simulation.world import World
+
+world = World(8)
+world.run()
+digest = hashlib.sha256()
+for log in world.all_logs:
+    for record in log.records:
+        digest.update(encode(record))
+print(digest.hexdigest())
+"""
+
+
+class TestRule8:
+    def test_what_cannot_fit_is_refused_and_leaves_nothing(self) -> None:
+        workflows = Workflows(**{"limit.blobSize.error": 100})
+        workflows.start()
+        before = list(workflows.history())
+        execution = WorkflowExecution(workflow_id="wf")
+        request = SignalWorkflowExecutionRequest(
+            namespace=NAMESPACE, workflow_execution=execution, signal_name="s", input=payloads("x" * 200)
+        )
+        with pytest.raises(CallError, match="exceeds limit"):
+            workflows.call(request)
+        assert workflows.history() == before
+        workflows.fold.check_refold()
+
+
+class TestRule10:
+    def test_a_gap_is_waited_out_and_never_counted_as_seen(self) -> None:
+        folding = Folding(CountingProcessor)
+        chain = [
+            Record(
+                *("in", 0, key, Pair("add", "")),
+                source="x/0",
+                origin_offset=offset,
+                previous_offset=offset - 1,
+                previous_index=0 if offset else NO_LINK,
+            )
+            for offset, key in enumerate("abc")
+        ]
+        arrived = [[record.key for record in folding.append(chain[i]).emissions] for i in (0, 2, 2, 1, 2, 1)]
+        assert arrived == [["a"], [], [], ["b", "c"], [], []]
+
+
+class TestRule11:
+    def test_after_a_failed_append_the_next_owner_emits_the_same_again(self, case: Case) -> None:
+        owner = case.take_over()
+        fold(owner, case.log.add("add"))
+        acknowledge(owner)
+        case.write(owner)
+        fold(owner, case.log.add("add"), case.log.add("add", key="l"))
+        sent = list(owner.emissions)
+        owner.acknowledge(sent[0].origin_offset)  # The second one failed: whatever it was, ownership ends.
+        owner.cut()
+        assert owner.writable() is None
+        after = case.take_over()
+        fold(after, *case.log.records[1:])
+        assert [encode(record) for record in after.emissions] == [encode(record) for record in sent]
+
+
+class TestRule17:
+    async def test_an_answer_comes_after_the_commit_of_what_it_rests_on(self, tmp_path: Path) -> None:
+        path = tmp_path / "engine.db"
+        failures: list[BaseException] = []
+        engine = EmbeddedEngine(path, on_failure=failures.append)
+        await engine.start()
+        covered: list[bool] = []
+        arrived = asyncio.Event()
+
+        def on_reply(id: int, reply: Reply) -> None:
+            with contextlib.closing(sqlite3.connect(path)) as reader:
+                batches = reader.execute("SELECT records FROM log").fetchall()
+            covered.append(any(b"ReadHistory" in records for (records,) in batches))
+            arrived.set()
+
+        epoch = engine.attach_gateway(GATEWAY, on_reply)
+        call = Call("ReadHistory", "nowhere", "w", "", b"")
+        engine.append(COMMANDS, workflow_key("nowhere", "w"), call, Correlation(GATEWAY, epoch, 1))
+        await arrived.wait()
+        await engine.stop()
+        assert covered == [True]
+        assert not failures
