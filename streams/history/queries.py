@@ -222,6 +222,7 @@ def _add_to_queue(run: Run, fact: QueryDispatched) -> None:
             at_head=fact.at_head,
             expires_ms=fact.query.deadline_ms,
             scheduled_ms=run.step.now_ms,
+            urgent=True,
         ),
         _caller(fact.query),
     )

@@ -138,6 +138,7 @@ def add_to_queue(run: Run, task: WorkflowTask, *, at_head: bool = False) -> None
             sticky=task.sticky,
             at_head=at_head,
             scheduled_ms=task.scheduled_ms,
+            urgent=task.kind == SPECULATIVE,
         ),
     )
 

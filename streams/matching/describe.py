@@ -166,8 +166,8 @@ def _status(queue: Queue, rate: float) -> TaskQueueStatus:
 def _stats(queue: Queue) -> TaskQueueStats:
     now_ms = queue.context.now_ms
     entity = queue.entity
-    line = queue.view.tasks
-    age_ms = max(0, now_ms - entity.get(TASK, line.first).added_ms) if line else 0
+    backlog = queue.view.tasks
+    age_ms = max(0, now_ms - backlog.oldest_ms) if backlog else 0
     stats = TaskQueueStats(
         approximate_backlog_count=entity.count(TASK),
         tasks_add_rate=rates.per_second(entity.get(TALLY, ADDED), now_ms),

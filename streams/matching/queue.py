@@ -108,11 +108,7 @@ class Queue:
         self._put_in_line(task)
 
     def _put_in_line(self, task: AddTask) -> str:
-        line = self.view.tasks
-        if task.at_head:
-            place = place_before(line.first if line else None)
-        else:
-            place = place_after(line.last if line else None)
+        place = self.view.tasks.place_for(task)
         self.entity.put(TASK, place, QueuedTask(self.context.now_ms, task))
         return place
 

@@ -11,25 +11,31 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from streams.bodies import Poll
+from streams.bodies import AddTask, Poll
 from streams.matching.rates import NEVER
-from streams.matching.state import POLL, TASK
+from streams.matching.state import POLL, TASK, QueuedTask
 from streams.runtime.tables import Entity
 
 PollName = tuple[str, int, int]
 """What identifies a poll: gateway, epoch, call id."""
 
 _MIDDLE = 10**15
+_URGENT_MIDDLE = _MIDDLE // 2
+_URGENT_END = f"{_MIDDLE // 4 * 3:016d}"
+"""Places in the line of urgent tasks are below this one, the others above."""
+
+HEAD_START_MS = 500
+"""An urgent task goes ahead of the others that came up to so long before it (decision 0009)."""
 
 
-def place_after(place: str | None) -> str:
+def place_after(place: str | None, middle: int = _MIDDLE) -> str:
     """The place in line behind `place`; places sort as text."""
-    return f"{_MIDDLE if place is None else int(place) + 1:016d}"
+    return f"{middle if place is None else int(place) + 1:016d}"
 
 
-def place_before(place: str | None) -> str:
+def place_before(place: str | None, middle: int = _MIDDLE) -> str:
     """The place in line ahead of `place`."""
-    return f"{_MIDDLE if place is None else int(place) - 1:016d}"
+    return f"{middle if place is None else int(place) - 1:016d}"
 
 
 class Line:
@@ -80,6 +86,54 @@ class Line:
                 places.pop()
 
 
+class Backlog:
+    """The tasks in two lines, the urgent ones in a line of their own; which one is next follows from both."""
+
+    __slots__ = ("_plain", "_tasks", "_urgent")
+
+    def __init__(self, tasks: Mapping[str, QueuedTask]) -> None:
+        self._tasks = tasks
+        self._urgent = Line(tasks, (place for place in tasks if place < _URGENT_END))
+        self._plain = Line(tasks, (place for place in tasks if place > _URGENT_END))
+
+    def __bool__(self) -> bool:
+        return bool(self._plain) or bool(self._urgent)
+
+    @property
+    def first(self) -> str:
+        """The place whose turn it is. Raises IndexError when nothing waits."""
+        if not self._urgent:
+            return self._plain.first
+        if not self._plain:
+            return self._urgent.first
+        urgent, plain = self._urgent.first, self._plain.first
+        late = self._tasks[urgent].added_ms - HEAD_START_MS > self._tasks[plain].added_ms
+        return plain if late else urgent
+
+    @property
+    def oldest_ms(self) -> int:
+        """When the task was added that has waited longest. Raises ValueError when nothing waits."""
+        return min(self._tasks[line.first].added_ms for line in (self._plain, self._urgent) if line)
+
+    def place_for(self, task: AddTask) -> str:
+        """The place that a task gets: the end of its line, or its head if that is where it came from."""
+        line, middle = (self._urgent, _URGENT_MIDDLE) if task.urgent else (self._plain, _MIDDLE)
+        if task.at_head:
+            return place_before(line.first if line else None, middle)
+        return place_after(line.last if line else None, middle)
+
+    def enter(self, place: str) -> None:
+        """Take note of a place that was taken."""
+        self._line(place).enter(place)
+
+    def leave(self, place: str) -> None:
+        """Take note of a place that was left; nothing happens when it was not taken."""
+        self._line(place).leave(place)
+
+    def _line(self, place: str) -> Line:
+        return self._urgent if place < _URGENT_END else self._plain
+
+
 class QueueView:
     """The backlog in order, the waiting polls in order by gateway and by name, and their deadlines.
 
@@ -90,7 +144,7 @@ class QueueView:
 
     def __init__(self, entity: Entity, armed_ms: int) -> None:
         tasks = entity.parts.setdefault(TASK, {})
-        self.tasks = Line(tasks, tasks)
+        self.tasks = Backlog(tasks)
         self.waiting: dict[str, Poll] = {}
         self.polls: dict[str, Line] = {}
         self.places: dict[PollName, str] = {}

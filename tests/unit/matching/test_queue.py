@@ -113,6 +113,26 @@ def test_at_head_goes_before_the_others(folding: Folding) -> None:
     assert [started(poll(folding, i)) for i in range(3)] == [[("c", 0)], [("b", 1)], [("a", 2)]]
 
 
+def test_an_urgent_task_has_a_head_start_of_half_a_second(folding: Folding) -> None:
+    add(folding, "oldest")
+    add(folding, "old", after_ms=1)
+    add(folding, "update", after_ms=500, urgent=True)
+    add(folding, "query", urgent=True)
+    add(folding, "back", urgent=True, at_head=True)
+    order = [started(poll(folding, call_id))[0][0] for call_id in range(1, 6)]
+    assert order == ["oldest", "back", "update", "query", "old"]
+
+
+def test_urgent_tasks_without_end_do_not_starve_the_others(folding: Folding) -> None:
+    add(folding, "plain")
+    for number in range(20):
+        add(folding, f"urgent-{number}", after_ms=100, urgent=True)
+        add(folding, f"urgent-{number}-b", urgent=True)
+        if ("plain", number) in started(poll(folding, number)):
+            break
+    assert number == 10
+
+
 def test_queues_are_apart(folding: Folding) -> None:
     poll(folding, 1, "ns/q/activity/0")
     poll(folding, 2, "other/q/workflow/0")

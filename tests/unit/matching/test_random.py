@@ -111,6 +111,7 @@ class Traffic:
             *("ns", "q", key.split("/")[2], name, "r", 1, 1, 0),
             sticky="sticky" in key,
             at_head=at_head or self.random.random() < 0.1,
+            urgent=self.random.random() < 0.3,
             expires_ms=self.expires[name],
         )
         self.send(task, key, gateway)

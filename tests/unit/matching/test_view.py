@@ -13,8 +13,9 @@ from streams.matching.view import QueueView, place_after, place_before, view_of
 from streams.runtime.tables import Entity
 
 
-def task() -> QueuedTask:
-    return QueuedTask(0, AddTask("ns", "q", "workflow", "w", "r", 1, 1, 0))
+def put_task(view: QueueView, entity: Entity, number: int, *, at_head: bool, urgent: bool) -> None:
+    task = AddTask("ns", "q", "workflow", "w", "r", 1, 1, 0, at_head=at_head, urgent=urgent)
+    entity.put("task", view.tasks.place_for(task), QueuedTask(number * 100, task))
 
 
 def drained(view: QueueView, entity: Entity) -> tuple[list[str], list[str], list[int]]:
@@ -47,11 +48,8 @@ def test_the_view_agrees_with_the_parts(seed: int) -> None:
             number += 1
             pick = chance.random()
             line = view.tasks
-            if pick < 0.3:
-                place = place_after(line.last) if line else place_after(None)
-                entity.put("task", place, task())
-            elif pick < 0.4:
-                entity.put("task", place_before(line.first if line else None), task())
+            if pick < 0.4:
+                put_task(view, entity, number, at_head=pick > 0.3, urgent=chance.random() < 0.4)
             elif pick < 0.5 and line:
                 entity.drop("task", chance.choice([line.first, *sorted(entity.group("task"))]))
             elif pick < 0.8:
