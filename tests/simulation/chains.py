@@ -229,7 +229,7 @@ def check_resets(runs: Runs, told: Mapping[str, tuple[str, Any]]) -> None:
         group.sort(key=lambda run: run.born_ms)
         for earlier in group[:-1]:
             moved_on = earlier.next_run_id or any(
-                other.workflow_id == earlier.workflow_id and other.born_ms > earlier.born_ms
+                other.workflow_id == earlier.workflow_id and other.born_ms >= earlier.born_ms
                 for other in runs.values()
                 if other.born and other not in group
             )
