@@ -331,7 +331,8 @@ class LimitsChanged(msgspec.Struct, frozen=True):
 class AddTask(msgspec.Struct, frozen=True):
     """A task for a queue. `at_head` puts it back where it was taken from; `expires_ms` is 0 for never.
 
-    `urgent` tasks are those that a caller waits for, an update's or a query's. `sticky` queues without a recent poller hand the task back at once.
+    `urgent` tasks are those that a caller waits for, an update's or a query's. `sticky` queues without a recent
+    poller hand the task back at once.
     """
 
     namespace: str
