@@ -19,6 +19,7 @@ from temporalio.api.errordetails.v1 import (
 from temporalio.api.failure.v1 import MultiOperationExecutionAborted
 
 from streams.history.errors import encode_status
+from streams.stores.damage import StoreDamagedError, StoreError
 
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -33,8 +34,9 @@ ABORTED: Final = 10
 UNIMPLEMENTED: Final = 12
 INTERNAL: Final = 13
 UNAVAILABLE: Final = 14
+DATA_LOSS: Final = 15
 
-UNEXPECTED: Final = frozenset({2, INTERNAL, UNAVAILABLE, 15})
+UNEXPECTED: Final = frozenset({2, INTERNAL, UNAVAILABLE, DATA_LOSS})
 """Codes that blame the service, not the client or its limits."""
 
 
@@ -76,6 +78,13 @@ def unimplemented(message: str) -> ApiError:
 def unavailable(message: str) -> ApiError:
     """UNAVAILABLE: the client may try again."""
     return ApiError(UNAVAILABLE, message)
+
+
+def of_store(error: StoreError) -> ApiError:
+    """DATA_LOSS where what is stored is damaged, else UNAVAILABLE."""
+    if isinstance(error, StoreDamagedError):
+        return ApiError(DATA_LOSS, f"Data of this call is damaged: {error}.")
+    return unavailable(f"The store cannot be read now: {error}.")
 
 
 def shutting_down() -> ApiError:

@@ -23,6 +23,7 @@ from gateway.validation import check_execution
 from streams import avro
 from streams.bodies import Call, HistoryState, NamespaceConfig
 from streams.runtime.records import Reply
+from streams.stores.damage import StoreError
 from streams.topology import COMMANDS, workflow_key
 
 _CLOSE_ONLY: Final = HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
@@ -194,9 +195,12 @@ class Histories:
         """Events from `first`, no more than `count` nor past `last` or a page's bytes, and the last's id."""
         if first > last:
             return [], last
-        events = await self._backend.engine.read_events(
-            run_id, first, min(last, first + count - 1), self._backend.limits.page_bytes
-        )
+        try:
+            events = await self._backend.engine.read_events(
+                run_id, first, min(last, first + count - 1), self._backend.limits.page_bytes
+            )
+        except StoreError as error:
+            raise errors.of_store(error) from error
         if not events or events[0][0] != first:
             raise errors.unavailable("The events of this history cannot be read yet.")
         return [event for _, event in events], events[-1][0]

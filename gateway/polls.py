@@ -72,6 +72,10 @@ class Polls:
         reply, id = await self._poll(request, WORKFLOW_TASK, timeout_s, data)
         try:
             return await self._histories.attach(reply)
+        except errors.ApiError as error:
+            if error.code != errors.DATA_LOSS:  # Damage stays: the task times out, and is tried ever later.
+                self._undelivered(reply, WORKFLOW_TASK, id)
+            raise
         except BaseException:  # cancelled, or the events cannot be read
             self._undelivered(reply, WORKFLOW_TASK, id)
             raise

@@ -22,6 +22,7 @@ from streams import avro
 from streams.bodies import HistoryState, NumberPair, ResetBase, ResetPrepared, StatePart
 from streams.history import reset
 from streams.history.refold import NoTaskError, Refold
+from streams.stores.damage import StoreError
 from streams.topology import COMMANDS, workflow_key
 
 _PAGE_BYTES: Final = 1_000_000
@@ -173,7 +174,10 @@ class _Reset:
 
     async def _read(self, run_id: str, first: int, last: int) -> AsyncIterator[bytes]:
         while first <= last:
-            events = await self._backend.engine.read_events(run_id, first, last, _PAGE_BYTES)
+            try:
+                events = await self._backend.engine.read_events(run_id, first, last, _PAGE_BYTES)
+            except StoreError as error:
+                raise errors.of_store(error) from error
             if not events or events[0][0] != first:
                 await self._expected(run_id)  # NOT_FOUND if the run has been deleted meanwhile
                 raise errors.unavailable("The events of this history cannot be read yet.")

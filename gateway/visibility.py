@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from temporalio.api.common.v1 import Memo
 from temporalio.api.enums.v1 import WorkflowExecutionStatus
@@ -26,6 +27,7 @@ from temporalio.api.workflowservice.v1 import (
 from gateway import errors, visibility_payloads
 from gateway.backend import Backend, Context
 from streams.bodies import NamespaceConfig
+from streams.stores.damage import StoreDamagedError, StoreError
 from streams.stores.filter_model import FilterError
 from streams.stores.list_filter import quote
 from streams.stores.search_attributes import SearchAttributes, ValueType
@@ -119,6 +121,8 @@ class Visibility:
             count = await self._store.count(namespace.name, request.query, _attributes(namespace))
         except FilterError as error:
             raise errors.invalid(str(error)) from None
+        except StoreError as error:
+            raise errors.of_store(error) from error
         response = CountWorkflowExecutionsResponse(count=count.total)
         for status, number in sorted((count.by_status or {}).items()):
             value = visibility_payloads.encode(ValueType.KEYWORD, _STATUS_NAMES[status])
@@ -135,6 +139,8 @@ class Visibility:
             )
         except FilterError as error:
             raise errors.invalid(str(error)) from None
+        except StoreError as error:
+            raise errors.of_store(error) from error
         return {"executions": [_info(row) for row in page.rows], "next_page_token": page.next_page_token}
 
 
@@ -174,7 +180,15 @@ def _nanoseconds(time: Timestamp) -> int:
 
 
 def _info(row: VisibilityRow) -> WorkflowExecutionInfo:
-    """A run as lists show it."""
+    """A run as lists show it. Raises ApiError (DATA_LOSS) for what no run can be."""
+    try:
+        return _shown(row)
+    except (ValueError, TypeError, OverflowError, DecodeError) as error:
+        damage = StoreDamagedError(f"the row of run {row.run_id!r} in the visibility store: {error}")
+        raise errors.of_store(damage) from error
+
+
+def _shown(row: VisibilityRow) -> WorkflowExecutionInfo:
     info = WorkflowExecutionInfo(status=Status.ValueType(row.status), task_queue=row.task_queue)
     info.execution.workflow_id, info.execution.run_id = row.workflow_id, row.run_id
     info.type.name = row.workflow_type

@@ -4,16 +4,24 @@ import sqlite3
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from temporalio.api.history.v1 import HistoryEvent
 
+from streams.stores.damage import StoreDamagedError
+from streams.stores.event_blob import join_events
 from streams.stores.history import EventBatch
 from streams.stores.run_key import RunKey
 from streams.stores.sqlite_history import SqliteHistoryStore, read_events, read_events_reverse
 
 NO_LIMIT = 1 << 30
 
+_UNKNOWN_FIELD = bytes((0xC2, 0x3E))  # The tag of field 1000, length-delimited.
+
 
 def event(event_id: int, size: int = 10) -> bytes:
-    return f"event-{event_id}".encode().ljust(size, b".")
+    """An encoded event that takes `size` bytes: the rest is a field that this release does not know."""
+    known = HistoryEvent(event_id=event_id).SerializeToString()
+    padding = size - len(known) - len(_UNKNOWN_FIELD) - 1
+    return known + _UNKNOWN_FIELD + bytes((padding,)) + b"." * padding
 
 
 def batch(first: int, last: int, run_id: str = "run", events: tuple[bytes, ...] | None = None) -> EventBatch:
@@ -66,9 +74,10 @@ async def test_a_batch_written_again_replaces_itself(
 ) -> None:
     history.write(tx, [batch(1, 3), batch(1, 3)])
     history.write(tx, [batch(1, 3), batch(4, 5)])
-    history.write(tx, [batch(4, 6, events=(b"x", b"y", b"z"))])
+    longer = event(4, 11)
+    history.write(tx, [batch(4, 6, events=(longer, event(5), event(6)))])
     assert ids(await history.read("run", 1, 9, NO_LIMIT)) == [1, 2, 3, 4, 5, 6]
-    assert (await history.read("run", 4, 4, NO_LIMIT)) == [(4, b"x")]
+    assert (await history.read("run", 4, 4, NO_LIMIT)) == [(4, longer)]
     assert tx.execute("SELECT count(*) FROM history").fetchone() == (2,)
 
 
@@ -146,3 +155,25 @@ def test_pages_are_what_a_list_of_all_events_would_give(
     assert ids(read_events(tx, "run", low, high, max_bytes)) == up
     down = list(range(high, low - 1, -1))[:fitting] if high < first else []
     assert ids(read_events_reverse(tx, "run", low, high, max_bytes)) == down
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        event(1) + event(2),
+        join_events([event(1)]),
+        join_events([event(1), event(3)]),
+        join_events([event(1), event(2)])[:-1],
+        join_events([event(1), b"\xff" * 10]),
+    ],
+)
+async def test_a_damaged_batch_is_told_by_the_run_and_its_ids(
+    tx: sqlite3.Connection, history: SqliteHistoryStore, damage: bytes
+) -> None:
+    history.write(tx, [batch(1, 2), batch(3, 4)])
+    tx.execute("UPDATE history SET events = ? WHERE first_event_id = 1", (damage,))
+    for read in (history.read, history.read_reverse):
+        with pytest.raises(StoreDamagedError, match="events 1 to 2 of run run are damaged: "):
+            await read("run", 1, 4, NO_LIMIT)
+    assert ids(await history.read("run", 3, 4, NO_LIMIT)) == [3, 4]
