@@ -35,6 +35,19 @@ GRACE_MS = 10_000
 """How long after its parent's end a child may go on without having heard of it, whatever the trouble."""
 
 
+CHILD_ENDS = frozenset(
+    E.Value(f"EVENT_TYPE_{name}")
+    for name in (
+        "CHILD_WORKFLOW_EXECUTION_COMPLETED",
+        "CHILD_WORKFLOW_EXECUTION_FAILED",
+        "CHILD_WORKFLOW_EXECUTION_TIMED_OUT",
+        "CHILD_WORKFLOW_EXECUTION_CANCELED",
+        "CHILD_WORKFLOW_EXECUTION_TERMINATED",
+        "START_CHILD_WORKFLOW_EXECUTION_FAILED",
+    )
+)
+
+
 def require(condition: bool, message: str) -> None:
     """Raise Violation unless the condition holds."""
     if not condition:
@@ -337,3 +350,29 @@ def _check_child(runs: Runs, parent: RunHistory, child: RunHistory) -> None:
     if outlived_ms > GRACE_MS:
         require(policy != ends or by_policy, f"{what} outlived its parent by {outlived_ms} ms")
         require(policy != cancels or told, f"{what} was not asked to cancel in {outlived_ms} ms")
+
+
+def waits_in_vain(runs: Runs, run: RunHistory) -> bool:
+    """Whether a run that a reset made waits for a child that was over before, or never began.
+
+    The run that started the child had closed by then, and was told nothing that could come again.
+    """
+    initiated, ended = {}, set()
+    for number, event in enumerate(run.events):
+        attributes = getattr(event, event.WhichOneof("attributes"))
+        if event.event_type == E.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED:
+            if number < run.reset_index:
+                initiated[event.event_id] = attributes.workflow_id
+        elif event.event_type in CHILD_ENDS:
+            ended.add(attributes.initiated_event_id)
+    for initiated_event_id, workflow_id in initiated.items():
+        children = [
+            child
+            for child in runs.values()
+            if child.workflow_id == workflow_id
+            and child.started.parent_initiated_event_id == initiated_event_id
+        ]
+        over = all(not child.open and time_ms(child.events[-1]) <= run.born_ms for child in children)
+        if initiated_event_id not in ended and over:
+            return True
+    return False

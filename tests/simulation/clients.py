@@ -15,6 +15,7 @@ from gateway.errors import ABORTED, ALREADY_EXISTS, INTERNAL, NOT_FOUND, UNAVAIL
 from streams.bodies import Call
 from streams.runtime.records import Reply
 from streams.topology import COMMANDS, workflow_key
+from tests.simulation.chains import waits_in_vain
 from tests.simulation.judge import require
 from tests.simulation.programs import (
     NAMESPACE,
@@ -142,7 +143,7 @@ class Client:
             else:
                 run_id = api.StartWorkflowExecutionResponse.FromString(reply.body).run_id
             self.world.judge.told["start"][name] = run_id
-            for _ in range(rng.randint(0, 4)):
+            for _ in range(rng.randint(0, 5)):
                 self.busy += 1
                 self.world.at(rng.randint(0, 4_000), self._do, run_id)
 
@@ -162,7 +163,7 @@ class Client:
             self._update(run_id)
         elif pick < 0.88:
             self._cancel(run_id)
-        elif pick < 0.93:
+        elif pick < 0.92:
             self._terminate(run_id)
         elif self.resettable:
             self._reset()
@@ -318,6 +319,7 @@ class Client:
             self.busy -= 1
             if isinstance(response, api.ResetWorkflowExecutionResponse):
                 judge.told["reset"][request.request_id] = (response.run_id, request)
+                self.world.at(20_000, self._end_waiting, response.run_id)
             elif response is None or response.code in (UNAVAILABLE, ABORTED):
                 if tries:
                     self.busy += 1
@@ -330,3 +332,12 @@ class Client:
     def _again(self, request: api.ResetWorkflowExecutionRequest, tries: int) -> None:
         self.busy -= 1
         self._go_back(request, tries)
+
+    def _end_waiting(self, run_id: str) -> None:
+        """Terminate a run that waits for a child whose end nobody was left to be told of before the reset."""
+        world, run = self.world, self.world.judge.runs.get(run_id)
+        if run is None or run.open:
+            if run is not None and waits_in_vain(world.judge.runs, run):
+                self._terminate(run_id)
+            elif not world.over:
+                world.at(20_000, self._end_waiting, run_id)

@@ -19,6 +19,7 @@ from streams.runtime.records import Correlation, Record, Reply, Tick
 from streams.stores.sqlite_history import read_events
 from streams.task_token import TaskToken
 from tests.simulation.chains import (
+    CHILD_ENDS,
     check_chains,
     check_children,
     check_resets,
@@ -510,7 +511,7 @@ def check_run(run: RunHistory) -> None:
             end("activity", attributes.scheduled_event_id)
         elif kind == E.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED:
             pending["child"].add(event.event_id)
-        elif kind in _CHILD_ENDS:
+        elif kind in CHILD_ENDS:
             end("child", attributes.initiated_event_id)
         elif kind in _EXTERNAL_STARTS:
             pending["external"].add(event.event_id)
@@ -524,10 +525,6 @@ def _numbers(names: str) -> set[int]:
 
 _ACTIVITY_ENDS = _numbers(
     "ACTIVITY_TASK_COMPLETED ACTIVITY_TASK_FAILED ACTIVITY_TASK_TIMED_OUT ACTIVITY_TASK_CANCELED"
-)
-_CHILD_ENDS = _numbers(
-    "CHILD_WORKFLOW_EXECUTION_COMPLETED CHILD_WORKFLOW_EXECUTION_FAILED CHILD_WORKFLOW_EXECUTION_TIMED_OUT "
-    "CHILD_WORKFLOW_EXECUTION_CANCELED CHILD_WORKFLOW_EXECUTION_TERMINATED START_CHILD_WORKFLOW_EXECUTION_FAILED"
 )
 _EXTERNAL_STARTS = _numbers(
     "SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED"
