@@ -69,7 +69,7 @@ class MatchingProcessor:
         _with_queues(context, [key], Queue.due)
 
     def judged(self, context: Context, record: Record, reason: str) -> None:
-        """A task outlives the failure of the step that brought it: it waits in line for the next poll."""
+        """A task outlives the failure of the step that brought it: it is in line at the tick that follows."""
         body = record.body
         if isinstance(body, AddTask):
             _forget_view(context.table(QUEUES.name).entity(record.key))

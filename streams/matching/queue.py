@@ -104,8 +104,9 @@ class Queue:
             self._want(self._last_polled_ms() + STICKY_WINDOW_MS)
 
     def enqueue(self, task: AddTask) -> None:
-        """Put a task in line without looking for a poll."""
+        """Put a task in line; a tick of its own pairs it with a poll that waits, which may fail by itself."""
         self._put_in_line(task)
+        self._want(self.context.now_ms)
 
     def _put_in_line(self, task: AddTask) -> str:
         place = self.view.tasks.place_for(task)

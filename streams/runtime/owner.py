@@ -23,7 +23,8 @@ class Owner:
     """One partition in one owner's hands, from its takeover on.
 
     `emissions` are to be appended in order within each channel. `replies` carry the offset they are to be
-    acknowledged with; `letters` go to `dead-letters`, where (source, offset) is their identity.
+    acknowledged with; `letters` go to `dead-letters`, where (source, offset) is their identity. `warnings` are
+    sentences for the operator's log, which nothing waits for.
     `leaving` says why another release's code has to fold on, once it has to: nothing more is folded here.
     """
 
@@ -32,6 +33,7 @@ class Owner:
         self.emissions: deque[Record] = deque()
         self.replies: deque[tuple[int, Correlation, Reply]] = deque()
         self.letters: deque[DeadLetter] = deque()
+        self.warnings: deque[str] = deque()
         self.leaving: UnsupportedLogicError | None = None
         self._topic_id = topic_id
         self._codec = codec
@@ -95,6 +97,7 @@ class Owner:
             self.leaving = error
             return
         self._leader_epoch = leader_epoch
+        self.warnings.extend(outcome.warnings)
         if outcome.verdicts:
             self._verdicts, self._held = outcome.verdicts, outcome
         else:

@@ -47,7 +47,6 @@ class World:
         self.judge = Judge()
         self.faults = Faults(self.rng)
         self.upgrade = Upgrade(seed)
-        self._poisonous = self.faults.poison
         self.over = False
         self._peace_ms = 0
         self._scheduler = Scheduler(self.rng, START_MS)
@@ -201,8 +200,7 @@ class World:
                 table = partition.tables["queues"]
                 for key in table.keys(""):
                     tasks = table.peek(key).group("task")
-                    # A judged task waits in line, beside polls even, until the next one comes.
-                    require(not tasks or self._poisonous, f"tasks are left on {key}: {tasks}")
+                    require(not tasks, f"tasks are left on {key}: {tasks}")
         require(self._reader.parked_count == 0, "history/0: records wait behind a gap")
         for gateway in self.gateways:
             require(

@@ -16,7 +16,7 @@ class CountingProcessor:
     """Folds Pair records: `key` says what to do with the counter that `record.key` names.
 
     "add" counts and tells both `out` and, with value "all", every partition of `wide`; "wake" has the counter
-    emitted at `value` ms; "fail" changes, emits, answers and wakes, and then raises.
+    emitted at `value` ms; "warn" has a sentence logged; "fail" changes, emits, answers and wakes, and then raises.
     """
 
     name = "counting"
@@ -26,6 +26,9 @@ class CountingProcessor:
     def fold(self, context: Context, record: Record) -> None:
         body: Pair = record.body
         entity = context.table("counters").entity(record.key)
+        if body.key == "warn":
+            context.warn(body.value)
+            return
         if body.key == "wake":
             context.wake(record.key, int(body.value), 5)
             return

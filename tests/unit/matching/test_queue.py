@@ -481,8 +481,32 @@ def test_a_task_survives_the_failure_of_its_step() -> None:
     outcome = add(folding, "a")
     assert emitted(outcome) == []
     assert "planted" in outcome.verdicts[0].reason
-    assert started(poll(folding, 2)) == [("a", 1)]
+    assert all_started(folding.pass_time(0)) == [("a", 1)]
+    poll(folding, 2)
     assert started(add(folding, "b")) == [("b", 2)]
     folding.pass_time(3 * IDLE_MS)
     assert folding.partition.tables["queues"].entity(QUEUE).empty
+    folding.check_refold()
+
+
+def test_a_task_that_fails_whenever_it_is_paired_waits_for_other_code() -> None:
+    class Faulty(MatchingProcessor):
+        def due(self, context: Context, key: str, payload: int) -> None:
+            super().due(context, key, payload)
+            if emissions(context):
+                raise ArithmeticError("planted")
+
+        def fold(self, context: Context, record: Record) -> None:
+            super().fold(context, record)
+            if emissions(context):
+                raise ArithmeticError("planted")
+
+    def emissions(context: Context) -> list[Any]:
+        return [emission for emission in context.emissions if isinstance(emission[3], StartTask)]
+
+    folding = Folding(Faulty)
+    poll(folding, 1)
+    assert add(folding, "a").verdicts
+    assert [len(outcome.verdicts) for outcome in folding.pass_time(0)] == [1, 0]
+    assert folding.partition.tables["queues"].entity(QUEUE).count("task") == 1
     folding.check_refold()
