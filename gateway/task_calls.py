@@ -35,6 +35,7 @@ from gateway.validation import (
 from streams.avro import DecodeError
 from streams.bodies import ACTIVITY_TASK, QUERY_TASK, WORKFLOW_TASK
 from streams.history.command_checks import cap_duration
+from streams.history.retries import truncate
 from streams.task_token import TaskToken
 
 Failed = RespondActivityTaskFailedRequest
@@ -109,7 +110,7 @@ class TaskCalls:
         limits = self._backend.limits
         check_identity(request.identity, limits)
         if self._is_over(request.failure, token):
-            cause = oversize.truncated(request.failure, limits.blob_size_warn_bytes)
+            cause = truncate(request.failure, limits.blob_size_warn_bytes)
             request.failure.CopyFrom(oversize.server_failure(oversize.FAILURE, cause))
             data = request.SerializeToString()
         return await self._respond("RespondWorkflowTaskFailed", token, data, context)
@@ -289,7 +290,7 @@ class TaskCalls:
             told.append(oversize.server_failure(oversize.HEARTBEAT))
             request.ClearField("last_heartbeat_details")
         if self._is_over(request.failure, workflow):
-            cause = oversize.truncated(request.failure, self._backend.limits.blob_size_warn_bytes)
+            cause = truncate(request.failure, self._backend.limits.blob_size_warn_bytes)
             request.failure.CopyFrom(oversize.server_failure(oversize.FAILURE, cause))
             told.append(request.failure)
         return told

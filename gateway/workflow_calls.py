@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Final
 
+from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import (
     DeleteWorkflowExecutionRequest,
     DescribeWorkflowExecutionRequest,
@@ -87,15 +88,7 @@ class WorkflowCalls:
         if not request.request_id:
             request.request_id = str(uuid.uuid4())
             data = request.SerializeToString()
-        reply = await backend.call(
-            "SignalWorkflowExecution",
-            namespace.name,
-            execution.workflow_id,
-            execution.run_id,
-            data,
-            context,
-        )
-        return reply.body
+        return await self._ask("SignalWorkflowExecution", namespace.name, execution, data, context)
 
     async def request_cancel(
         self, request: RequestCancelWorkflowExecutionRequest, data: bytes, context: Context
@@ -108,15 +101,7 @@ class WorkflowCalls:
         if not request.request_id:
             request.request_id = str(uuid.uuid4())
             data = request.SerializeToString()
-        reply = await backend.call(
-            "RequestCancelWorkflowExecution",
-            namespace.name,
-            execution.workflow_id,
-            execution.run_id,
-            data,
-            context,
-        )
-        return reply.body
+        return await self._ask("RequestCancelWorkflowExecution", namespace.name, execution, data, context)
 
     async def terminate(
         self, request: TerminateWorkflowExecutionRequest, data: bytes, context: Context
@@ -130,30 +115,14 @@ class WorkflowCalls:
             request.reason = request.reason or _TERMINATE_REASON
             request.identity = request.identity or _TERMINATE_IDENTITY
             data = request.SerializeToString()
-        reply = await backend.call(
-            "TerminateWorkflowExecution",
-            namespace.name,
-            execution.workflow_id,
-            execution.run_id,
-            data,
-            context,
-        )
-        return reply.body
+        return await self._ask("TerminateWorkflowExecution", namespace.name, execution, data, context)
 
     async def delete(self, request: DeleteWorkflowExecutionRequest, data: bytes, context: Context) -> bytes:
         """DeleteWorkflowExecution."""
         execution = request.workflow_execution
         namespace = self._backend.namespace(request.namespace)
         check_execution(execution, request.HasField("workflow_execution"))
-        reply = await self._backend.call(
-            "DeleteWorkflowExecution",
-            namespace.name,
-            execution.workflow_id,
-            execution.run_id,
-            data,
-            context,
-        )
-        return reply.body
+        return await self._ask("DeleteWorkflowExecution", namespace.name, execution, data, context)
 
     async def describe(
         self, request: DescribeWorkflowExecutionRequest, data: bytes, context: Context
@@ -162,15 +131,7 @@ class WorkflowCalls:
         execution = request.execution
         namespace = self._backend.namespace(request.namespace)
         check_execution(execution, request.HasField("execution"))
-        reply = await self._backend.call(
-            "DescribeWorkflowExecution",
-            namespace.name,
-            execution.workflow_id,
-            execution.run_id,
-            data,
-            context,
-        )
-        return reply.body
+        return await self._ask("DescribeWorkflowExecution", namespace.name, execution, data, context)
 
     async def query(self, request: QueryWorkflowRequest, data: bytes, context: Context) -> bytes:
         """QueryWorkflow: waits for the worker's answer, up to the client's deadline."""
@@ -211,12 +172,13 @@ class WorkflowCalls:
         execution = request.execution
         namespace = self._backend.namespace(request.namespace)
         check_execution(execution, request.HasField("execution"))
+        return await self._ask("ResetStickyTaskQueue", namespace.name, execution, data, context)
+
+    async def _ask(
+        self, method: str, namespace: str, execution: WorkflowExecution, data: bytes, context: Context
+    ) -> bytes:
+        """What the owner of a workflow answers to a call about one of its runs."""
         reply = await self._backend.call(
-            "ResetStickyTaskQueue",
-            namespace.name,
-            execution.workflow_id,
-            execution.run_id,
-            data,
-            context,
+            method, namespace, execution.workflow_id, execution.run_id, data, context
         )
         return reply.body

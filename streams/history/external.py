@@ -5,6 +5,8 @@ Behaviour: SignalExternalWorkflow and RequestCancelExternalWorkflow of the real 
 
 from __future__ import annotations
 
+from typing import Any
+
 from temporalio.api.command.v1 import (
     RequestCancelExternalWorkflowExecutionCommandAttributes,
     SignalExternalWorkflowExecutionCommandAttributes,
@@ -377,67 +379,55 @@ def answered(step: Step, body: bodies.ExternalAnswered) -> None:
 
 def _record_signaled(run: Run, pending: External, cause: int) -> None:
     initiated = SignalInitiated.FromString(pending.initiated)
+    told = _told_again(run, initiated) | {"control": initiated.control}
     if cause:
         failed = SignalExternalWorkflowExecutionFailedEventAttributes(
-            cause=SignalFailed.ValueType(cause),
-            namespace=initiated.namespace or run.core.namespace,
-            namespace_id=initiated.namespace_id,
-            workflow_execution=initiated.workflow_execution,
-            initiated_event_id=pending.initiated_event_id,
-            control=initiated.control,
+            cause=SignalFailed.ValueType(cause), initiated_event_id=pending.initiated_event_id, **told
         )
         run.record(EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED, failed)
-        return
-    signaled = ExternalWorkflowExecutionSignaledEventAttributes(
-        initiated_event_id=pending.initiated_event_id,
-        namespace=initiated.namespace or run.core.namespace,
-        namespace_id=initiated.namespace_id,
-        workflow_execution=initiated.workflow_execution,
-        control=initiated.control,
-    )
-    run.record(EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED, signaled)
+    else:
+        signaled = ExternalWorkflowExecutionSignaledEventAttributes(
+            initiated_event_id=pending.initiated_event_id, **told
+        )
+        run.record(EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED, signaled)
 
 
 def _record_cancel_requested(run: Run, pending: External, cause: int) -> None:
-    initiated = CancelInitiated.FromString(pending.initiated)
+    told = _told_again(run, CancelInitiated.FromString(pending.initiated))
     if cause:
         failed = RequestCancelExternalWorkflowExecutionFailedEventAttributes(
-            cause=CancelFailed.ValueType(cause),
-            namespace=initiated.namespace or run.core.namespace,
-            namespace_id=initiated.namespace_id,
-            workflow_execution=initiated.workflow_execution,
-            initiated_event_id=pending.initiated_event_id,
+            cause=CancelFailed.ValueType(cause), initiated_event_id=pending.initiated_event_id, **told
         )
         run.record(EventType.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED, failed)
-        return
-    requested = ExternalWorkflowExecutionCancelRequestedEventAttributes(
-        initiated_event_id=pending.initiated_event_id,
-        namespace=initiated.namespace or run.core.namespace,
-        namespace_id=initiated.namespace_id,
-        workflow_execution=initiated.workflow_execution,
-    )
-    run.record(EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED, requested)
+    else:
+        requested = ExternalWorkflowExecutionCancelRequestedEventAttributes(
+            initiated_event_id=pending.initiated_event_id, **told
+        )
+        run.record(EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED, requested)
 
 
-@applies(EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED)
-def _signal_failed(run: Run, event: HistoryEvent) -> None:
-    attributes = event.signal_external_workflow_execution_failed_event_attributes
+def _told_again(run: Run, initiated: SignalInitiated | CancelInitiated) -> dict[str, Any]:
+    """What the outcome's event repeats of the initiated one: which workflow it was for."""
+    return {
+        "namespace": initiated.namespace or run.core.namespace,
+        "namespace_id": initiated.namespace_id,
+        "workflow_execution": initiated.workflow_execution,
+    }
+
+
+@applies(
+    EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED,
+    EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED,
+)
+def _signal_ended(run: Run, event: HistoryEvent) -> None:
+    attributes = getattr(event, str(event.WhichOneof("attributes")))
     run.put(EXTERNAL_SIGNAL, number_id(attributes.initiated_event_id), None)
 
 
-@applies(EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED)
-def _signaled(run: Run, event: HistoryEvent) -> None:
-    attributes = event.external_workflow_execution_signaled_event_attributes
-    run.put(EXTERNAL_SIGNAL, number_id(attributes.initiated_event_id), None)
-
-
-@applies(EventType.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED)
-def _cancel_failed(run: Run, event: HistoryEvent) -> None:
-    attributes = event.request_cancel_external_workflow_execution_failed_event_attributes
-    run.put(EXTERNAL_CANCEL, number_id(attributes.initiated_event_id), None)
-
-
-@applies(EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
-def _cancel_taken(run: Run, event: HistoryEvent) -> None:
-    attributes = event.external_workflow_execution_cancel_requested_event_attributes
+@applies(
+    EventType.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED,
+    EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED,
+)
+def _cancel_ended(run: Run, event: HistoryEvent) -> None:
+    attributes = getattr(event, str(event.WhichOneof("attributes")))
     run.put(EXTERNAL_CANCEL, number_id(attributes.initiated_event_id), None)

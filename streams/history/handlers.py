@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from streams import bodies
-from streams.history import (
+from streams.history import (  # noqa: F401  (each registers its handlers and appliers)
     activities,
     activity_results,
     activity_retries,
@@ -35,33 +35,7 @@ from streams.history.commands import fail_for_bad_command
 from streams.history.errors import UNIMPLEMENTED, Rejected
 from streams.history.step import Step
 
-CONCERNS = (
-    activities,
-    activity_results,
-    activity_retries,
-    cancel_terminate,
-    child_runs,
-    children,
-    commands,
-    deletion,
-    describe,
-    dispatch,
-    external,
-    lifetime,
-    markers,
-    queries,
-    reset,
-    signals,
-    start,
-    update_messages,
-    update_with_start,
-    updates,
-    user_timers,
-    waiters,
-    workflow_commands,
-)
-
-__all__ = ["CONCERNS", "decide", "fail_for_bad_command"]
+__all__ = ["decide", "fail_for_bad_command"]
 
 
 def decide(step: Step, body: Any) -> None:

@@ -11,15 +11,12 @@ from temporalio.api.history.v1 import HistoryEvent
 
 from streams import avro
 from streams.bodies import StatePart
-from streams.history import state
+from streams.history import handlers, state  # noqa: F401  (handlers registers every applier)
 from streams.history.evolve import apply
-from streams.history.handlers import CONCERNS
 from streams.history.run import Run
 from streams.history.step import run_key
 from streams.history.values import duration_ms, timestamp_ms
 from streams.runtime.tables import Entity
-
-assert CONCERNS, "every applier is registered"
 
 EVENT = EventType
 
