@@ -78,7 +78,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
 
         async def start(**limits: int) -> Served:
             path = tmp_path / f"engine-{next(numbers)}.db"
-            return await stack.enter_async_context(_served(path, Limits(**limits)))
+            return await stack.enter_async_context(serving(path, Limits(**limits)))
 
         yield start
 
@@ -90,22 +90,24 @@ async def served(serve: Serve) -> Served:
 
 
 @asynccontextmanager
-async def _served(path: Path, limits: Limits) -> AsyncIterator[Served]:
+async def serving(path: Path, limits: Limits) -> AsyncIterator[Served]:
+    """A gateway with its engine, which ends whatever fails: threads it left would keep the tests from ending."""
     failures: list[BaseException] = []
     engine = EmbeddedEngine(path, on_failure=failures.append)
-    await engine.start()
     registry = Registry()
-    gateway = Gateway(engine, engine.visibility_store, limits, ServiceMetrics(registry, "0"))
-    port = await gateway.start("127.0.0.1:0")
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(engine.stop)
+        await engine.start()
+        gateway = Gateway(engine, engine.visibility_store, limits, ServiceMetrics(registry, "0"))
+        stack.push_async_callback(gateway.stop)
+        port = await gateway.start("127.0.0.1:0")
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
         served = Served(engine, gateway, registry, channel)
         request = RegisterNamespaceRequest(namespace=NAMESPACE)
         request.workflow_execution_retention_period.seconds = DAY_S
         await served.workflows.RegisterNamespace(request)
         yield served
         await gateway.drain()
-    await gateway.stop()
-    await engine.stop()
     assert not failures
 
 
