@@ -38,7 +38,6 @@ def request_cancel_call(step: Step, call: bodies.Call) -> None:
         find_open_run(step, run_id, first_run_id),
         identity=request.identity,
         cause=request.reason,
-        request_id=request.request_id,
         links=request.links,
     )
     step.reply(RequestCancelWorkflowExecutionResponse())
@@ -49,7 +48,6 @@ def request_cancel(
     *,
     identity: str = "",
     cause: str = "",
-    request_id: str = "",
     links: Iterable[Link] = (),
     external: WorkflowExecution | None = None,
     external_initiated_event_id: int = 0,
@@ -73,7 +71,6 @@ def request_cancel(
         ),
         **extra,
     )
-    run.change_core(cancel_request_id=request_id)
     begin_delayed(run)
     return True
 

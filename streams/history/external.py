@@ -332,7 +332,6 @@ def _cancel_target(step: Step, body: bodies.CancelExternal) -> CancelFailed.Valu
             run,
             identity=SERVER_IDENTITY,
             cause=attributes.reason,
-            request_id=body.request_id,
             external=_source(body),
             external_initiated_event_id=body.initiated_event_id,
         )

@@ -83,7 +83,6 @@ class Core(msgspec.Struct):
     next_run_id: str = ""
     reset_run_id: str = ""
     cancel_requested: bool = False
-    cancel_request_id: str = ""
     close_attempted: bool = False
     signal_count: int = 0
     buffered_bytes: int = 0
@@ -156,7 +155,6 @@ class WorkflowTask(msgspec.Struct, frozen=True):
     identity: str = ""
     suggest_continue_as_new: bool = False
     history_size_bytes: int = 0
-    heartbeat: bool = False
     poll_id: int = 0
 
     def deadline_ms(self) -> int:
@@ -202,7 +200,6 @@ class Activity(msgspec.Struct, frozen=True):
     cancel_requested_event_id: int = 0
     last_worker_identity: str = ""
     last_attempt_completed_ms: int = 0
-    build_id: str = ""
 
     def deadline_ms(self) -> int:
         """The earliest of the retry and the timeouts that run now."""

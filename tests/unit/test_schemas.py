@@ -34,6 +34,7 @@ def test_schema_has_the_fields_of_the_struct(cls: type[msgspec.Struct]) -> None:
     schema = json.loads(avro.schema_files()[cls.__name__])
     assert [field["name"] for field in schema["fields"]] == [f.name for f in msgspec.structs.fields(cls)]
     assert schema["doc"]
+    assert not [field["name"] for field in schema["fields"] if not field.get("doc")]
 
 
 def test_no_schema_is_left_over() -> None:
