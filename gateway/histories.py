@@ -64,7 +64,9 @@ class Histories:
             state = await self._state(namespace, request, request.execution.run_id, context)
             page = HistoryPage(state.run_id, 1, state.last_event_id, not state.closed)
         else:
-            state = await self._state(namespace, request, page.run_id, context)
+            state = await self._state(
+                namespace, request, page.run_id, context, after_event_id=page.next_event_id - 1
+            )
             if page.next_event_id > page.last_event_id and not page.fixed:
                 page = await self._grown(namespace, request, page, state, context)
         return await self._answer(namespace, request, page, state, context)
@@ -211,9 +213,18 @@ class Histories:
         request: GetHistory | GetHistoryReverse,
         run_id: str,
         context: Context,
+        *,
+        after_event_id: int = 0,
     ) -> HistoryState:
+        """What the owner knows. The events after `after_event_id` come beside its answer, as far as it has them."""
         reply = await self._backend.call(
-            "ReadHistory", namespace.name, request.execution.workflow_id, run_id, b"", context
+            "ReadHistory",
+            namespace.name,
+            request.execution.workflow_id,
+            run_id,
+            b"",
+            context,
+            after_event_id=after_event_id,
         )
         return avro.decode(HistoryState, reply.body)
 

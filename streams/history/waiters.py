@@ -8,7 +8,7 @@ from streams.history.calls import handles_call
 from streams.history.lookup import find_run
 from streams.history.run import Run
 from streams.history.step import Step
-from streams.runtime.records import Correlation
+from streams.runtime.records import Correlation, Reply
 
 MAX_WAITERS = 2_000
 """Calls that may wait on one run; the oldest is answered when another comes."""
@@ -41,7 +41,7 @@ def read_history(step: Step, call: bodies.Call) -> None:
         call.wait == "new_event" and core.next_event_id - 1 <= call.after_event_id
     )
     if not waits or not run.is_open:
-        step.reply(history_state(run))
+        _answer(run, history_state(run), step.correlation, call.wait, call.after_event_id)
         return
     assert step.correlation is not None
     where = step.correlation
@@ -74,13 +74,23 @@ def history_state(run: Run) -> bytes:
     )
 
 
+def _answer(run: Run, answer: bytes, where: Correlation | None, wait: str, after_event_id: int) -> None:
+    """Answer a read, naming the events that it asks for: they travel beside the answer."""
+    last = run.core.next_event_id - 1
+    first = last if wait == "close" else after_event_id + 1
+    reply = Reply(body=answer)
+    if first <= last:
+        reply = Reply(body=answer, attach_run=run.core.run_id, attach_first=first, attach_last=last)
+    run.step.context.reply(where, reply)
+
+
 def grown(run: Run) -> None:
     """The history has new events: answer those who waited for one."""
     answer = b""
     for id, waiter in run.entity.items(state.WAITER):
         if waiter.kind == "new_event" and run.core.next_event_id - 1 > waiter.after_event_id:
             answer = answer or history_state(run)
-            run.step.reply(answer, correlation(waiter))
+            _answer(run, answer, correlation(waiter), waiter.kind, waiter.after_event_id)
             run.set_part(state.WAITER, id, None)
 
 
@@ -89,5 +99,5 @@ def closed(run: Run) -> None:
     answer = history_state(run)
     for id, waiter in run.entity.items(state.WAITER):
         if waiter.kind in ("new_event", "close"):
-            run.step.reply(answer, correlation(waiter))
+            _answer(run, answer, correlation(waiter), waiter.kind, waiter.after_event_id)
             run.set_part(state.WAITER, id, None)
