@@ -34,7 +34,8 @@ class Call(msgspec.Struct, frozen=True):
 
     `run_id` is empty for "the current run". `new_run_id` is the id for a run the call may open. `deadline_ms` is
     when the caller stops waiting. `wait` and `after_event_id` are for reading histories: "new_event" answers once
-    an event above `after_event_id` exists or the run is closed, "close" once it is closed, "" at once.
+    an event above `after_event_id` exists or the run is closed, "close" once it is closed, "" at once. The answer
+    names the events above `after_event_id` as those that belong to it, or the close event.
     """
 
     method: str
