@@ -490,3 +490,27 @@ class ResetBase(msgspec.Struct, frozen=True):
     base_run_id: str
     next_event_id: int
     done_run_id: str = ""
+
+
+# --- replies: in the partition that the gateway's address names ---
+
+
+class ReplyRecord(msgspec.Struct, frozen=True):
+    """A `Reply` on its way to the gateway of that address, epoch and call.
+
+    `events` are the newest of the events `attach_first`..`attach_last` of the run `attach_run`, as far as the owner
+    still has them: they begin with `events_first_id` and end with `attach_last`. Older ones are in the store.
+    """
+
+    gateway: str
+    epoch: int
+    call_id: int
+    code: int = 0
+    message: str = ""
+    body: bytes = b""
+    attach_run: str = ""
+    attach_first: int = 0
+    attach_last: int = 0
+    kind: str = ""
+    events_first_id: int = 0
+    events: tuple[bytes, ...] = ()

@@ -1,0 +1,125 @@
+"""Settings of everything that talks to Kafka."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from streams import topology
+from streams.kafka.names import ALL_TOPICS, CHANGELOGS
+
+RECORD_MAX_BYTES: Final = 8 * 1024 * 1024
+"""No record exceeds this; topics, producers and fetchers are set to it (fold.md rule 8)."""
+
+_Count = Annotated[int, Field(ge=1)]
+_Milliseconds = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TopicSettings(_Section):
+    """What one topic has otherwise than the rest: None stands for the common value."""
+
+    partitions: _Count | None = None
+    replication: _Count | None = None
+    configs: dict[str, str] = {}
+
+
+class KafkaSettings(_Section):
+    """The cluster, the topics, and how owners work on them.
+
+    `properties` go to every librdkafka client as they are (security, addresses); `producer_properties` and
+    `consumer_properties` to those alone. `topics` are by name without prefix.
+    """
+
+    brokers: str = "127.0.0.1:9092"
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=150)] = "odradek"
+    partitions: _Count = 8
+    replication: _Count = 3
+    topics: dict[str, TopicSettings] = {}
+    properties: dict[str, str] = {}
+    producer_properties: dict[str, str] = {}
+    consumer_properties: dict[str, str] = {}
+    state_directory: Path = Path("odradek-state")
+    group_protocol: Literal["auto", "consumer", "classic"] = "auto"
+    """"auto": the one of KIP-848 where the brokers offer it, else the classic one."""
+    session_timeout_ms: _Milliseconds = 10_000
+    """How long a dead owner keeps its partitions; of the classic protocol (KIP-848 has it on the broker)."""
+    checkpoint_age_ms: _Milliseconds = 1_000
+    checkpoint_keys: _Count = 5_000
+    """Changed keys that a checkpoint is written at, whatever its age."""
+    checkpoint_records: _Count = 20_000
+    """Folded records that a checkpoint is written at, whatever its age."""
+    transaction_timeout_ms: _Milliseconds = 60_000
+    cache_parts: _Count = 20_000
+    """Parts of clean entities that each table of a partition keeps in memory."""
+    block_cache_bytes: _Count = 64 * 1024 * 1024
+    """Memory of a process for blocks of its RocksDB stores."""
+    delete_records: bool = True
+    """Whether owners delete the records that nobody needs any more."""
+    safety_span: Annotated[int, Field(ge=0)] = 10_000
+    """Records below what is needed that stay in each partition of a log."""
+
+    @field_validator("topics")
+    @classmethod
+    def _known(cls, value: dict[str, TopicSettings]) -> dict[str, TopicSettings]:
+        for name in value:
+            if name not in ALL_TOPICS:
+                raise ValueError(f"there is no topic {name!r}; the topics are {', '.join(ALL_TOPICS)}")
+        for changelog, input_topic in CHANGELOGS.items():
+            if changelog in value and value[changelog].partitions is not None:
+                raise ValueError(f"{changelog} has the partitions of {input_topic}: set those")
+        return value
+
+    def partitions_of(self, name: str) -> int:
+        """How many partitions a topic (its name without prefix) is to have."""
+        name = CHANGELOGS.get(name, name)
+        own = self.topics.get(name)
+        if own is not None and own.partitions is not None:
+            return own.partitions
+        return 1 if name in (topology.REGISTRY, topology.DEAD_LETTERS) else self.partitions
+
+    def replication_of(self, name: str) -> int:
+        """How many replicas a topic is to have."""
+        own = self.topics.get(name)
+        return self.replication if own is None or own.replication is None else own.replication
+
+    def client(self) -> dict[str, str | int | float | bool]:
+        """What every librdkafka client gets."""
+        return {"bootstrap.servers": self.brokers, **self.properties}
+
+    def producer(self) -> dict[str, str | int | float | bool]:
+        """What a producer of records gets (fold.md rule 11)."""
+        return {
+            **self.client(),
+            "linger.ms": 0,
+            "queue.buffering.max.messages": 1_000_000,
+            "queue.buffering.max.kbytes": 256 * 1024,
+            "message.max.bytes": RECORD_MAX_BYTES,
+            **self.producer_properties,
+            "enable.idempotence": True,
+            "acks": "all",
+            "message.timeout.ms": 0,
+        }
+
+    def consumer(self) -> dict[str, str | int | float | bool]:
+        """What a consumer gets: no offset is ever guessed (rule 3), none stored on its own."""
+        return {
+            **self.client(),
+            "fetch.wait.max.ms": 50,
+            "fetch.min.bytes": 1,
+            "fetch.queue.backoff.ms": 10,
+            "queued.min.messages": 10_000,
+            "queued.max.messages.kbytes": 32 * 1024,
+            "message.max.bytes": RECORD_MAX_BYTES,
+            "fetch.message.max.bytes": RECORD_MAX_BYTES,
+            "fetch.max.bytes": 4 * RECORD_MAX_BYTES,
+            **self.consumer_properties,
+            "auto.offset.reset": "error",
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+        }
