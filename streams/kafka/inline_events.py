@@ -87,17 +87,6 @@ class InlineEvents:
             run.first_id += dropped
 
     def get(self, run_id: str, first_id: int, last_id: int) -> tuple[int, list[bytes]]:
-        """The known events at the end of `first_id`..`last_id`: the id of the first of them, and the events.
-
-        None of them, and `last_id + 1`, when the last is not among them.
-        """
-        run = self._runs.get(run_id)
-        if run is None or run.first_id > last_id or run.next_id <= last_id:
-            return last_id + 1, []
-        start = max(first_id, run.first_id)
-        return start, run.events[start - run.first_id : last_id - run.first_id + 1]
-
-    def newest(self, run_id: str, first_id: int, last_id: int) -> tuple[int, list[bytes]]:
         """The known events within `first_id`..`last_id`: the id of the first of them, and the events."""
         run = self._runs.get(run_id)
         if run is None or run.first_id > last_id or run.next_id <= first_id:

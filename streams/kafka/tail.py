@@ -1,0 +1,123 @@
+"""Partitions read from given offsets on, outside any group: replies and the registry."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+LOG = logging.getLogger(__name__)
+
+BATCH: Final = 1_000
+POLL_S: Final = 0.5
+RETRY_S: Final = 0.2
+_METADATA_TIMEOUT_S: Final = 5.0
+
+_GONE: Final = frozenset(
+    (
+        KafkaError._AUTO_OFFSET_RESET,
+        KafkaError.OFFSET_OUT_OF_RANGE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    )
+)
+"""Errors of a partition that do not go away by themselves."""
+
+Take = Callable[[list[Message]], None]
+
+
+class TailError(Exception):
+    """A partition cannot be read on; the message says which and why."""
+
+
+class Tail:
+    """A consumer of fixed partitions on a thread of its own.
+
+    `take(messages)` gets them on that thread, in batches, in order within each partition; `failed(error)` is called
+    on it once when reading cannot go on, whatever the reason.
+    """
+
+    def __init__(
+        self, name: str, config: Mapping[str, Any], take: Take, failed: Callable[[Exception], None]
+    ) -> None:
+        self._name = name
+        self._consumer = Consumer(
+            {
+                **config,
+                "group.id": name,  # required, and never used: neither subscribed nor committed
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "error",
+                "isolation.level": "read_uncommitted",
+            }
+        )
+        self._take = take
+        self._failed = failed
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def partitions(self, topic: str) -> list[int]:
+        """The partitions of a topic. Blocks. Raises TailError unless the topic is there."""
+        found = self._consumer.list_topics(topic, timeout=_METADATA_TIMEOUT_S).topics.get(topic)
+        if found is None or found.error is not None or not found.partitions:
+            raise TailError(f"there is no topic {topic}: create it with `odradek topics apply`")
+        return sorted(found.partitions)
+
+    def has_leader(self, topic: str, partition: int) -> bool:
+        """Whether a partition can be written and read now. Blocks."""
+        try:
+            found = self._consumer.list_topics(topic, timeout=_METADATA_TIMEOUT_S).topics.get(topic)
+        except KafkaException:
+            return False
+        place = found.partitions.get(partition) if found is not None else None
+        return place is not None and place.leader >= 0
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """The offsets of a partition's first record and of its next one. Blocks. Raises KafkaException."""
+        low, high = self._consumer.get_watermark_offsets(
+            TopicPartition(topic, partition), timeout=_METADATA_TIMEOUT_S
+        )
+        return low, high
+
+    def start(self, places: list[TopicPartition]) -> None:
+        """Read on from these offsets."""
+        self._consumer.assign(places)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and leave."""
+        self._stopping.set()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join()
+        self._consumer.close()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                first = self._consumer.poll(POLL_S)
+                if first is None:
+                    continue
+                messages = [first, *self._consumer.consume(BATCH, 0)]
+                taken = [message for message in messages if not self._is_trouble(message)]
+                if taken:
+                    self._take(taken)
+        except Exception as error:
+            if not self._stopping.is_set():
+                self._failed(error)
+
+    def _is_trouble(self, message: Message) -> bool:
+        """Whether it is no record but an error. Raises TailError for one that stays."""
+        error = message.error()
+        if error is None:
+            return False
+        where = f"{message.topic()}/{message.partition()}"
+        if error.code() in _GONE or error.fatal():
+            raise TailError(f"{where} cannot be read on: {error.str()}")
+        LOG.warning("%s cannot be read now: %s", where, error.str())
+        self._stopping.wait(RETRY_S)
+        return True
