@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint golden bench nightly clean
+# Where `cluster-up` keeps the parts' data, logs, pids and ports.
+CLUSTER_DIR := .cache/cluster
+
+.PHONY: setup demo test lint golden bench nightly cluster-up cluster-down clean
 
 setup: $(READY)
 
@@ -39,6 +42,13 @@ bench: setup
 nightly: setup
 	ODRADEK_TEST_SEEDS=10000 ODRADEK_TEST_KILLS=50 ODRADEK_TEST_CRASHES=50 ODRADEK_TEST_FUZZ=10 \
 		$(BIN)/python -m pytest
+
+# Real Kafka, Cassandra and PostgreSQL on this machine: deploy/local/README.md.
+cluster-up: setup
+	@$(BIN)/python -m deploy.local up --dir $(CLUSTER_DIR)
+
+cluster-down: setup
+	@$(BIN)/python -m deploy.local down --dir $(CLUSTER_DIR)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

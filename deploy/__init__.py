@@ -1,0 +1,1 @@
+"""What runs Odradek and the parts it stands on."""

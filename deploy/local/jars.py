@@ -1,0 +1,55 @@
+"""The jars of Kafka and Cassandra, from Maven Central, at the versions pinned in the `*.pom.xml` beside this file."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from deploy.local import packages
+from deploy.local.errors import PartMissing
+
+_HERE = Path(__file__).parent
+CACHE = _HERE.parent.parent / ".cache" / "deploy"
+_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+
+
+def folder(part: str) -> Path:
+    """The folder with every jar of `part` ("kafka" or "cassandra"), fetched when it is not there yet.
+
+    Raises:
+        PartMissing: When Maven or Java is missing, or Maven cannot fetch; with what it said.
+    """
+    pom = _HERE / f"{part}.pom.xml"
+    target = CACHE / f"{part}-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
+    if target.is_dir():
+        return target
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{part}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.is_dir():
+            _fetch(part, pom, target)
+    return target
+
+
+def _fetch(part: str, pom: Path, target: Path) -> None:
+    java = packages.java()
+    command = [str(packages.maven()), "-q", "-B", "-ntp", "-f", str(pom), _COPY, "-DincludeScope=runtime"]
+    print(f"fetching the jars of {part}", file=sys.stderr)
+    # Under another name until they are all there, so that a fetch cut short is never taken for a whole one.
+    part_way = target.with_suffix(".part")
+    shutil.rmtree(part_way, ignore_errors=True)
+    done = subprocess.run(
+        [*command, f"-DoutputDirectory={part_way}"],
+        env={**os.environ, "JAVA_HOME": str(java.resolve().parent.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise PartMissing(f"Maven could not fetch the jars of {part}:\n{(done.stdout + done.stderr)[-3000:]}")
+    part_way.rename(target)

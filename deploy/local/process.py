@@ -1,0 +1,166 @@
+"""A part's process: started apart from its starter, found again by the pid recorded in its directory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from deploy.local.errors import PartFailed
+
+LOG_LINES = 30
+POLL_INTERVAL_S = 0.05
+
+
+class PartProcess:
+    """The process of one part, whose files are all below `directory`.
+
+    It lives in a session of its own, so that it outlives whoever started it, and Ctrl-C reaches only the starter. The
+    pid is in the file `pid`; it counts only while that process names `directory` in its command line, so that a pid
+    the system gave to somebody else since is never signalled.
+
+    Args:
+        name: What messages call the part.
+        directory: An absolute path; made when it is not there.
+        stop_signal: What asks the part to stop in good order.
+    """
+
+    def __init__(self, name: str, directory: Path, stop_signal: signal.Signals = signal.SIGTERM) -> None:
+        self.name = name
+        self.directory = directory
+        self.log_path = directory / "log"
+        self._pid_path = directory / "pid"
+        self._stop_signal = stop_signal
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The pid while the part runs, else None."""
+        if self._child is not None:
+            return self._child.pid if self._child.poll() is None else None
+        try:
+            pid = int(self._pid_path.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return pid if str(self.directory) in _command_line(pid) else None
+
+    def start(
+        self, command: Sequence[str], *, user: str | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start `command`, which must name the part's directory in an argument; return at once.
+
+        Args:
+            command: Program and arguments.
+            user: The system's user to run as; None is the starter's own.
+            environment: Variables beside those of the starter.
+
+        Raises:
+            PartFailed: When the part runs already.
+        """
+        if (pid := self.pid) is not None:
+            raise PartFailed(f"{self.name} runs already, as process {pid}")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            self._child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd="/",
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
+                env={**os.environ, **(environment or {})},
+            )
+        self._pid_path.write_text(str(self._child.pid))
+
+    def wait_until(self, answers: Callable[[], bool], timeout_s: float) -> None:
+        """Return once `answers()` is true.
+
+        Raises:
+            PartFailed: When the process ends before, or `timeout_s` is over.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while not answers():
+            if self.pid is None:
+                raise PartFailed(
+                    f"{self.name} ended while starting; the end of {self.log_path}:\n{self.log_end()}"
+                )
+            if time.monotonic() > deadline_s:
+                raise PartFailed(
+                    f"{self.name} did not answer within {timeout_s:g} s; the end of {self.log_path}:\n{self.log_end()}"
+                )
+            time.sleep(POLL_INTERVAL_S)
+
+    def log_end(self) -> str:
+        """The last lines the part wrote."""
+        try:
+            text = self.log_path.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+        return "\n".join(text.splitlines()[-LOG_LINES:])
+
+    def ask_to_stop(self) -> None:
+        """Send the stop signal, if the part runs; return at once."""
+        if (pid := self.pid) is not None:
+            _signal(pid, self._stop_signal)
+
+    def stop(self, timeout_s: float) -> bool:
+        """Stop in good order, or by SIGKILL once `timeout_s` is over.
+
+        Returns:
+            Whether it stopped in good order; also when it did not run.
+        """
+        self.ask_to_stop()
+        if self._is_gone_within(timeout_s):
+            return True
+        self.kill()
+        return False
+
+    def kill(self) -> None:
+        """End the process and its children by SIGKILL, as a crash of the machine's power would, and wait for it."""
+        pid = self.pid
+        if pid is None:
+            return
+        # Stopped first, so that it starts no child after they were listed.
+        _signal(pid, signal.SIGSTOP)
+        children = _children(pid)
+        _signal(pid, signal.SIGKILL)
+        for child in children:
+            _signal(child, signal.SIGKILL)
+        while self.pid is not None or any(_command_line(child) for child in children):
+            time.sleep(POLL_INTERVAL_S)
+
+    def _is_gone_within(self, timeout_s: float) -> bool:
+        deadline_s = time.monotonic() + timeout_s
+        while self.pid is not None:
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(POLL_INTERVAL_S)
+        return True
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _command_line(pid: int) -> str:
+    """The arguments of a process, empty when there is none or it has ended and only waits to be collected."""
+    listing = subprocess.run(
+        ["ps", "-ww", "-o", "stat=,args=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    state, _, arguments = listing.stdout.strip().partition(" ")
+    return "" if state.startswith("Z") else arguments
+
+
+def _children(pid: int) -> list[int]:
+    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
+    pairs = (line.split() for line in listing.stdout.splitlines())
+    return [int(child) for child, parent in pairs if int(parent) == pid]
