@@ -39,11 +39,17 @@ class Tail:
     """A consumer of fixed partitions on a thread of its own.
 
     `take(messages)` gets them on that thread, in batches, in order within each partition; `failed(error)` is called
-    on it once when reading cannot go on, whatever the reason.
+    on it once when reading cannot go on, whatever the reason. `at_end(partition, offset)`, where given, is called on
+    it whenever everything below the offset has been taken and nothing more is there.
     """
 
     def __init__(
-        self, name: str, config: Mapping[str, Any], take: Take, failed: Callable[[Exception], None]
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        take: Take,
+        failed: Callable[[Exception], None],
+        at_end: Callable[[int, int], None] | None = None,
     ) -> None:
         self._name = name
         self._consumer = Consumer(
@@ -54,10 +60,12 @@ class Tail:
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "error",
                 "isolation.level": "read_uncommitted",
+                "enable.partition.eof": at_end is not None,
             }
         )
         self._take = take
         self._failed = failed
+        self._at_end = at_end
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -103,21 +111,26 @@ class Tail:
                 if first is None:
                     continue
                 messages = [first, *self._consumer.consume(BATCH, 0)]
-                taken = [message for message in messages if not self._is_trouble(message)]
+                taken = [message for message in messages if message.error() is None]
                 if taken:
                     self._take(taken)
+                for message in messages:
+                    self._look_at(message.error(), message)
         except Exception as error:
             if not self._stopping.is_set():
                 self._failed(error)
 
-    def _is_trouble(self, message: Message) -> bool:
-        """Whether it is no record but an error. Raises TailError for one that stays."""
-        error = message.error()
+    def _look_at(self, error: KafkaError | None, message: Message) -> None:
+        """Deal with what is no record. Raises TailError for an error that stays."""
         if error is None:
-            return False
+            return
+        if error.code() == KafkaError._PARTITION_EOF:
+            partition, offset = message.partition(), message.offset()
+            if self._at_end is not None and partition is not None and offset is not None:
+                self._at_end(partition, offset)
+            return
         where = f"{message.topic()}/{message.partition()}"
         if error.code() in _GONE or error.fatal():
             raise TailError(f"{where} cannot be read on: {error.str()}")
         LOG.warning("%s cannot be read now: %s", where, error.str())
         self._stopping.wait(RETRY_S)
-        return True

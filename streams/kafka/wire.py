@@ -28,8 +28,6 @@ def record_of(codec: Codec, name: str, message: Message) -> Record:
     if partition is None or offset is None:
         raise ValueError("the message has no place in a log")
     key, value, time_ms = message.key() or b"", message.value() or b"", message.timestamp()[1]
-    if isinstance(key, str) or isinstance(value, str):
-        raise ValueError("the message has text where a client hands out bytes")
     try:
         text = key.decode()
         envelope = avro.decode(Envelope, value)
