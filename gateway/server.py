@@ -28,10 +28,11 @@ from gateway.service_metrics import Operation, ServiceMetrics
 from gateway.task_calls import TaskCalls
 from gateway.task_queues import TaskQueues
 from gateway.updates import Updates
-from gateway.visibility import Store, Visibility
+from gateway.visibility import Visibility
 from gateway.workflow_calls import WorkflowCalls
 from streams.limits import GRPC_MESSAGE_MAX_BYTES, Limits
 from streams.runtime.failures import EngineFailedError
+from streams.stores.visibility import VisibilityReader
 
 GrpcContext = grpc.aio.ServicerContext[bytes, bytes]
 Serve = Callable[[bytes, GrpcContext], Awaitable[bytes]]
@@ -62,7 +63,7 @@ class Gateway:
     def __init__(
         self,
         engine: Engine,
-        visibility_store: Store,
+        visibility_store: VisibilityReader,
         limits: Limits,
         metrics: ServiceMetrics,
         name: str = "gateway-0",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -31,7 +31,7 @@ from streams.stores.damage import StoreDamagedError, StoreError
 from streams.stores.filter_model import FilterError
 from streams.stores.list_filter import quote
 from streams.stores.search_attributes import SearchAttributes, ValueType
-from streams.stores.visibility import VisibilityCount, VisibilityPage, VisibilityRow
+from streams.stores.visibility import VisibilityReader, VisibilityRow
 
 Status = WorkflowExecutionStatus
 _STATUS_NAMES: Final[Mapping[int, str]] = {
@@ -41,27 +41,10 @@ _STATUS_NAMES: Final[Mapping[int, str]] = {
 _SECOND_NS: Final = 1_000_000_000
 
 
-class Store(Protocol):
-    """What is needed of a visibility store (`streams.stores.visibility.VisibilityStore`)."""
-
-    async def list(
-        self,
-        namespace_id: str,
-        query: str,
-        attributes: SearchAttributes,
-        page_size: int,
-        next_page_token: bytes = b"",
-    ) -> VisibilityPage:
-        """A page of the rows that match a filter."""
-
-    async def count(self, namespace_id: str, query: str, attributes: SearchAttributes) -> VisibilityCount:
-        """How many rows match a filter."""
-
-
 class Visibility:
     """Handlers of list and count methods. They see what their caller has done before."""
 
-    def __init__(self, backend: Backend, store: Store) -> None:
+    def __init__(self, backend: Backend, store: VisibilityReader) -> None:
         self._backend = backend
         self._store = store
 

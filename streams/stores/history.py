@@ -1,4 +1,4 @@
-"""The interface of a history store: the durable, append-only events of every run."""
+"""The interfaces of a history store: the durable, append-only events of every run."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
@@ -33,20 +33,8 @@ class EventBatch(msgspec.Struct, frozen=True):
             )
 
 
-class HistoryStore(Protocol[TxT_contra]):
-    """Where events rest for as long as their run is retained.
-
-    Batches are keyed by run and first event id. Folding is deterministic, so a batch that is written again
-    holds the same events: it replaces itself, and where batches overlap any of them may serve a read.
-
-    `TxT_contra` is what a write joins: an open SQLite transaction, or a Cassandra session.
-    """
-
-    def write(self, tx: TxT_contra, batches: Sequence[EventBatch]) -> None:
-        """Write batches, of any runs, in `tx`; never commits."""
-
-    def delete_runs(self, tx: TxT_contra, runs: Sequence[RunKey]) -> None:
-        """Delete every event of `runs` in `tx`; a run without events is no error."""
+class HistoryReader(Protocol):
+    """What gateways and sinks read events from."""
 
     async def read(
         self, run_id: str, first_event_id: int, last_event_id: int, max_bytes: int
@@ -61,3 +49,19 @@ class HistoryStore(Protocol[TxT_contra]):
         self, run_id: str, first_event_id: int, last_event_id: int, max_bytes: int
     ) -> list[tuple[int, bytes]]:
         """As `read`, ids descending from `last_event_id` down to `first_event_id`."""
+
+
+class HistoryStore(HistoryReader, Protocol[TxT_contra]):
+    """Where events rest for as long as their run is retained, in a database with transactions.
+
+    Batches are keyed by run and first event id. Folding is deterministic, so a batch that is written again
+    holds the same events: it replaces itself, and where batches overlap any of them may serve a read.
+
+    `TxT_contra` is the transaction that a write joins.
+    """
+
+    def write(self, tx: TxT_contra, batches: Sequence[EventBatch]) -> None:
+        """Write batches, of any runs, in `tx`; never commits."""
+
+    def delete_runs(self, tx: TxT_contra, runs: Sequence[RunKey]) -> None:
+        """Delete every event of `runs` in `tx`; a run without events is no error."""

@@ -13,13 +13,11 @@ from temporalio.api.common.v1 import SearchAttributes as SearchAttributesMessage
 
 from streams import avro, bodies
 from streams.runtime.tables import StorageError
-from streams.stores.history import EventBatch
+from streams.stores.history import EventBatch, HistoryStore
 from streams.stores.run_key import RunKey
 from streams.stores.search_attributes import SearchValue
 from streams.stores.search_payloads import decode_search_values
-from streams.stores.sqlite_history import SqliteHistoryStore
-from streams.stores.sqlite_visibility import SqliteVisibilityStore
-from streams.stores.visibility import VisibilityRow
+from streams.stores.visibility import VisibilityRow, VisibilityStore
 
 Write = Callable[[sqlite3.Connection], None]
 
@@ -62,7 +60,7 @@ class _Recent:
 class HistorySink:
     """Events on their way to the history store; those not there yet, and recent ones, are read from memory."""
 
-    def __init__(self, store: SqliteHistoryStore) -> None:
+    def __init__(self, store: HistoryStore[sqlite3.Connection]) -> None:
         self._store = store
         self._pending: list[Any] = []
         self._writing: list[Any] = []
@@ -178,7 +176,9 @@ class HistorySink:
 class VisibilitySink:
     """Rows on their way to the visibility store."""
 
-    def __init__(self, store: SqliteVisibilityStore, types: Callable[[str], Mapping[str, int]]) -> None:
+    def __init__(
+        self, store: VisibilityStore[sqlite3.Connection], types: Callable[[str], Mapping[str, int]]
+    ) -> None:
         self._store = store
         self._types = types
         self._pending: list[Any] = []

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from temporalio.api.common.v1 import Payload, SearchAttributes
 
-from streams.stores.filter_values import parse_rfc3339_ns
+from streams.stores.filter_values import MAX_INT64, MIN_INT64, parse_rfc3339_ns
 from streams.stores.search_attributes import PREDEFINED_ATTRIBUTES, SearchValue, ValueType
 
 
@@ -67,7 +67,7 @@ def _typed(value: object, type_: ValueType) -> str | int | float | bool | tuple[
         if isinstance(value, bool):
             return value
     elif type_ is ValueType.INT:
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and MIN_INT64 <= value <= MAX_INT64:
             return value
     elif type_ is ValueType.DOUBLE:
         if isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -4,6 +4,8 @@ A statement costs the interpreter lock twice a step, so rows are written many to
 texts are made once for each of a few row counts, which also lets the connection keep them prepared.
 """
 
+from __future__ import annotations
+
 import sqlite3
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +21,19 @@ class RowsStatement:
         row = "(" + ",".join("?" * columns) + ")"
         self._columns = columns
         self._texts = {count: f"{head} {','.join([row] * count)} {tail}" for count in _ROW_COUNTS}
+
+    @classmethod
+    def deleting(cls, table: str, *key: str) -> RowsStatement:
+        """Deletes rows by the columns of a unique key.
+
+        A comparison for each row, and not a list of rows to be in: SQLite looks for that by reading the table.
+        """
+        statement = cls("", len(key))
+        row = "(" + " AND ".join(f"{column} = ?" for column in key) + ")"
+        statement._texts = {
+            count: f"DELETE FROM {table} WHERE {' OR '.join([row] * count)}" for count in _ROW_COUNTS
+        }
+        return statement
 
     def run(self, tx: sqlite3.Connection, values: Sequence[Any]) -> None:
         """Execute for rows whose values are laid end to end in `values`."""

@@ -2,14 +2,11 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from google.protobuf.message import DecodeError
-from temporalio.api.history.v1 import HistoryEvent
-
-from streams.stores.damage import StoreDamagedError
-from streams.stores.event_blob import join_events, split_events
+from streams.stores.event_blob import join_events
+from streams.stores.event_pages import EventPage, NumberedEvent, numbered_events
 from streams.stores.history import EventBatch
 from streams.stores.run_key import RunKey
 from streams.stores.sqlite_batches import RowsStatement
@@ -60,7 +57,7 @@ class SqliteHistoryStore:
 
     async def read(
         self, run_id: str, first_event_id: int, last_event_id: int, max_bytes: int
-    ) -> list[tuple[int, bytes]]:
+    ) -> list[NumberedEvent]:
         """See `HistoryStore.read`."""
         return await self._readers.run(
             lambda connection: read_events(connection, run_id, first_event_id, last_event_id, max_bytes)
@@ -68,7 +65,7 @@ class SqliteHistoryStore:
 
     async def read_reverse(
         self, run_id: str, first_event_id: int, last_event_id: int, max_bytes: int
-    ) -> list[tuple[int, bytes]]:
+    ) -> list[NumberedEvent]:
         """See `HistoryStore.read_reverse`."""
         return await self._readers.run(
             lambda connection: read_events_reverse(
@@ -79,62 +76,23 @@ class SqliteHistoryStore:
 
 def read_events(
     connection: sqlite3.Connection, run_id: str, first_event_id: int, last_event_id: int, max_bytes: int
-) -> list[tuple[int, bytes]]:
+) -> list[NumberedEvent]:
     """Read as `HistoryStore.read` does, in the calling thread."""
+    page = EventPage(range(first_event_id, last_event_id + 1), max_bytes)
     parameters = {"run_id": run_id, "first": first_event_id, "last": last_event_id}
-    wanted = iter(range(first_event_id, last_event_id + 1))
     with contextlib.closing(connection.execute(_SELECT, parameters)) as batches:
-        return _page(_ascending(run_id, batches), wanted, max_bytes)
+        while page.next_id is not None and (batch := batches.fetchone()) is not None:
+            page.take(numbered_events(run_id, *batch))
+    return page.events
 
 
 def read_events_reverse(
     connection: sqlite3.Connection, run_id: str, first_event_id: int, last_event_id: int, max_bytes: int
-) -> list[tuple[int, bytes]]:
+) -> list[NumberedEvent]:
     """Read as `HistoryStore.read_reverse` does, in the calling thread."""
+    page = EventPage(range(last_event_id, first_event_id - 1, -1), max_bytes)
     parameters = {"run_id": run_id, "last": last_event_id}
-    wanted = iter(range(last_event_id, first_event_id - 1, -1))
     with contextlib.closing(connection.execute(_SELECT_REVERSE, parameters)) as batches:
-        return _page(_descending(run_id, batches), wanted, max_bytes)
-
-
-def _ascending(run_id: str, batches: sqlite3.Cursor) -> Iterator[tuple[int, bytes]]:
-    for first, last, blob in batches:
-        yield from _numbered(run_id, first, last, blob)
-
-
-def _descending(run_id: str, batches: sqlite3.Cursor) -> Iterator[tuple[int, bytes]]:
-    for first, last, blob in batches:
-        yield from reversed(_numbered(run_id, first, last, blob))
-
-
-def _numbered(run_id: str, first: int, last: int, blob: bytes) -> list[tuple[int, bytes]]:
-    """The events of a batch with their ids. Raises StoreDamagedError unless they are the events they should be."""
-    try:
-        events = split_events(blob)
-        ids = [HistoryEvent.FromString(event).event_id for event in events]
-        wanted = list(range(first, last + 1))
-    except (ValueError, TypeError, DecodeError) as error:
-        raise StoreDamagedError(f"events {first} to {last} of run {run_id} are damaged: {error}") from error
-    if ids != wanted:
-        raise StoreDamagedError(
-            f"events {first} to {last} of run {run_id} are damaged: they say they are {ids}"
-        )
-    return list(zip(wanted, events, strict=True))
-
-
-def _page(
-    events: Iterator[tuple[int, bytes]], wanted: Iterator[int], max_bytes: int
-) -> list[tuple[int, bytes]]:
-    """Take the wanted ids, in their order, until one is missing or the bytes are used up."""
-    page: list[tuple[int, bytes]] = []
-    size = 0
-    for event_id in wanted:
-        # Passes over what lies before the range, and over ids that overlapping batches repeat.
-        event = next((found for at, found in events if at == event_id), None)
-        if event is None:
-            break
-        size += len(event)
-        if page and size > max_bytes:
-            break
-        page.append((event_id, event))
-    return page
+        while page.next_id is not None and (batch := batches.fetchone()) is not None:
+            page.take(reversed(numbered_events(run_id, *batch)))
+    return page.events

@@ -32,11 +32,12 @@ def text_matches(text: str | None, wanted: str) -> bool:
     if not isinstance(text, str):
         return False
     words = words_of(text)
-    return any(_holds(words, phrase) for phrase in _phrases(wanted))
+    return any(_holds(words, phrase) for phrase in phrases_of(wanted))
 
 
 @functools.lru_cache(maxsize=64)
-def _phrases(wanted: str) -> tuple[tuple[str, ...], ...]:
+def phrases_of(wanted: str) -> tuple[tuple[str, ...], ...]:
+    """What a filter looks for in a text: any of these phrases, each words that follow each other."""
     return tuple(phrase for part in wanted.split(" ") if (phrase := words_of(part)))
 
 

@@ -1,4 +1,4 @@
-"""The interface of a visibility store: one row a run, for listing and counting."""
+"""The interfaces of a visibility store: one row a run, for listing and counting."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
@@ -62,20 +62,8 @@ class VisibilityCount(msgspec.Struct, frozen=True):
     by_status: Mapping[int, int] | None
 
 
-class VisibilityStore(Protocol[TxT_contra]):
-    """Where the rows of runs rest for as long as their run is retained.
-
-    `TxT_contra` is what a write joins: an open SQLite transaction, or a PostgreSQL one.
-    """
-
-    def write(self, tx: TxT_contra, rows: Sequence[VisibilityRow]) -> None:
-        """Write rows, of any runs, in `tx`; never commits.
-
-        A row whose version is not greater than the stored one's changes nothing.
-        """
-
-    def delete(self, tx: TxT_contra, runs: Sequence[RunKey]) -> None:
-        """Delete the rows of `runs` in `tx`; a run without a row is no error."""
+class VisibilityReader(Protocol):
+    """What gateways list and count with."""
 
     async def list(
         self,
@@ -91,11 +79,28 @@ class VisibilityStore(Protocol[TxT_contra]):
         first. Pages neither skip nor repeat a run that matches throughout, whatever is written between
         them, unless the filter sorts by a custom attribute that changes meanwhile.
 
-        Raises `FilterError` for a bad filter and `PageTokenError` for a token that does not belong to it.
+        Raises `FilterError` for a bad filter and `PageTokenError` for a token that does not belong to it,
+        and StoreError.
         """
 
     async def count(self, namespace_id: str, query: str, attributes: SearchAttributes) -> VisibilityCount:
         """Count the committed rows of a namespace that match a filter, which may group them by status.
 
-        Raises `FilterError` for a bad filter.
+        Raises `FilterError` for a bad filter, and StoreError.
         """
+
+
+class VisibilityStore(VisibilityReader, Protocol[TxT_contra]):
+    """Where the rows of runs rest for as long as their run is retained.
+
+    `TxT_contra` is what a write joins: an open SQLite transaction, or a PostgreSQL one.
+    """
+
+    def write(self, tx: TxT_contra, rows: Sequence[VisibilityRow]) -> None:
+        """Write rows, of any runs, in `tx`; never commits.
+
+        A row whose version is not greater than the stored one's changes nothing.
+        """
+
+    def delete(self, tx: TxT_contra, runs: Sequence[RunKey]) -> None:
+        """Delete the rows of `runs` in `tx`; a run without a row is no error."""

@@ -133,5 +133,12 @@ def _decode_attributes(stored: str) -> dict[str, SearchValue]:
     attributes = {}
     for key, value in _decoder.decode(stored).items():
         type_ = _LETTER_TYPES[key[0]]
-        attributes[key[2:]] = SearchValue(type_, tuple(value) if type_ is ValueType.KEYWORD_LIST else value)
+        attributes[key[2:]] = SearchValue(type_, _restored(type_, value))
     return attributes
+
+
+def _restored(type_: ValueType, value: Any) -> Any:
+    if type_ is ValueType.KEYWORD_LIST:
+        return tuple(value)
+    # A database may show a whole number without its point.
+    return float(value) if type_ is ValueType.DOUBLE else value

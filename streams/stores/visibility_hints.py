@@ -28,7 +28,7 @@ class Hints(msgspec.Struct):
 def hints_of(condition: Condition | None) -> Hints:
     """Derive hints from the terms that every match must fulfil."""
     hints = Hints()
-    for term in _required_terms(condition):
+    for term in required_terms(condition):
         if isinstance(term, IsNull) and term.attribute.field == "CloseTime":
             hints.maybe_open &= not term.negated
             hints.maybe_closed &= term.negated
@@ -41,10 +41,11 @@ def hints_of(condition: Condition | None) -> Hints:
     return hints
 
 
-def _required_terms(condition: Condition | None) -> Iterator[Condition]:
+def required_terms(condition: Condition | None) -> Iterator[Condition]:
+    """The terms of a condition that every match must fulfil."""
     if isinstance(condition, All):
         for term in condition.terms:
-            yield from _required_terms(term)
+            yield from required_terms(term)
     elif condition is not None:
         yield condition
 

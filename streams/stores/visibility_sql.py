@@ -1,7 +1,7 @@
 """SELECTs over the visibility table, in SQLAlchemy Core.
 
 Importing this module imports SQLAlchemy, which is slow: stores do so when the first filter is run. What
-databases do differently (JSON, full text) is in `AttributeSql`, of which each database has its own.
+databases do differently (types, JSON, full text) is in `AttributeSql`, of which each database has its own.
 
 Paging stays right while rows are written because the order is frozen at the first page: its token holds
 the greatest `close_order` of that moment, and a run that closed later still counts as open.
@@ -33,7 +33,7 @@ from streams.stores.schema import OPEN_ORDER
 from streams.stores.search_attributes import NAMESPACE_DIVISION, Attribute, Source, ValueType
 from streams.stores.visibility import STATUS_RUNNING
 from streams.stores.visibility_columns import COLUMNS, KEY_COLUMNS
-from streams.stores.visibility_hints import Hints, hints_of
+from streams.stores.visibility_hints import Hints, hints_of, required_terms
 
 SqlCondition = sa.ColumnElement[bool]
 SqlValue = sa.ColumnElement[object]
@@ -94,6 +94,10 @@ class AttributeSql(ABC):
     """How one database reads the search attributes in their JSON column."""
 
     @abstractmethod
+    def value(self, attribute: Attribute, value: Value) -> str | int | float | SqlValue:
+        """A filter's value as it is compared with the attribute's column or `scalar`."""
+
+    @abstractmethod
     def scalar(self, attribute: Attribute) -> SqlValue:
         """The value of an attribute that is no list; NULL without one."""
 
@@ -104,6 +108,10 @@ class AttributeSql(ABC):
     @abstractmethod
     def text_matches(self, attribute: Attribute, wanted: str) -> SqlCondition:
         """Whether a Text holds any word of `wanted`; false without one."""
+
+    @abstractmethod
+    def narrowed(self, term: Compare | In) -> SqlCondition | None:
+        """What an index on search attributes can find all matches of a term by; None where there is none."""
 
 
 class VisibilitySql:
@@ -210,6 +218,11 @@ class VisibilitySql:
             conditions.append(_C.namespace_division.is_(None))
         if hints.closed_after_ns is not None:
             conditions.append(_close_order(hints) >= hints.closed_after_ns)
+        for term in required_terms(wanted.condition):
+            if isinstance(term, Compare | In) and _is_custom(term.attribute):
+                narrowed = self._attribute_sql.narrowed(term)
+                if narrowed is not None:
+                    conditions.append(narrowed)
         return conditions
 
     def _condition(self, condition: Condition) -> SqlCondition:
@@ -223,20 +236,21 @@ class VisibilitySql:
             return self._in(condition)
         if isinstance(condition, Between):
             column = self._column(condition.attribute)
-            return _negated_if(condition.negated, column.between(condition.low, condition.high))
+            low = self._attribute_sql.value(condition.attribute, condition.low)
+            high = self._attribute_sql.value(condition.attribute, condition.high)
+            return _negated_if(condition.negated, column.between(low, high))
         if isinstance(condition, StartsWith):
-            return _negated_if(
-                condition.negated, _starts_with(self._column(condition.attribute), condition.prefix)
-            )
+            prefix = str(self._attribute_sql.value(condition.attribute, condition.prefix))
+            return _negated_if(condition.negated, _starts_with(self._column(condition.attribute), prefix))
         if isinstance(condition, IsNull):
             column = self._plain_column(condition.attribute)
             return column.is_not(None) if condition.negated else column.is_(None)
         return sa.not_(self._condition(condition.term))
 
     def _compare(self, condition: Compare) -> SqlCondition:
-        attribute, operator, value = condition.attribute, condition.operator, _bindable(condition.value)
+        attribute, operator = condition.attribute, condition.operator
         if attribute.type in (ValueType.TEXT, ValueType.KEYWORD_LIST):
-            wanted = str(value)
+            wanted = str(condition.value)
             holds = (
                 self._attribute_sql.text_matches(attribute, wanted)
                 if attribute.type is ValueType.TEXT
@@ -244,6 +258,7 @@ class VisibilitySql:
             )
             return _negated_if(operator is Operator.NOT_EQUAL, holds)
         column = self._column(attribute)
+        value = self._attribute_sql.value(attribute, condition.value)
         if operator is Operator.EQUAL:
             return column == value
         if operator is Operator.NOT_EQUAL:
@@ -258,11 +273,11 @@ class VisibilitySql:
 
     def _in(self, condition: In) -> SqlCondition:
         if condition.attribute.type is ValueType.KEYWORD_LIST:
-            values = [str(value) for value in condition.values]
-            return _negated_if(condition.negated, self._attribute_sql.list_holds(condition.attribute, values))
+            items = [str(value) for value in condition.values]
+            return _negated_if(condition.negated, self._attribute_sql.list_holds(condition.attribute, items))
         column = self._column(condition.attribute)
-        bindable = [_bindable(value) for value in condition.values]
-        return column.not_in(bindable) if condition.negated else column.in_(bindable)
+        values = [self._attribute_sql.value(condition.attribute, value) for value in condition.values]
+        return column.not_in(values) if condition.negated else column.in_(values)
 
     def _column(self, attribute: Attribute) -> SqlValue:
         """A column to compare; as in the real server, a run that is open closes later than any time."""
@@ -288,9 +303,8 @@ def _close_order(hints: Hints) -> sa.ColumnElement[int]:
     return _C.close_order + 0 if hints.few_workflows else _C.close_order
 
 
-def _bindable(value: Value) -> str | int | float:
-    # SQLAlchemy takes booleans for keywords, which cannot be ordered.
-    return int(value) if isinstance(value, bool) else value
+def _is_custom(attribute: Attribute) -> bool:
+    return attribute.source is Source.INDEXED and attribute.field != NAMESPACE_DIVISION
 
 
 def _negated_if(negated: bool, condition: SqlCondition) -> SqlCondition:
