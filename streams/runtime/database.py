@@ -46,9 +46,9 @@ CREATE TABLE IF NOT EXISTS dead_letters (offset INTEGER PRIMARY KEY, letter BLOB
 """
 
 _PUT = RowsStatement("INSERT OR REPLACE INTO state (tbl, key, kind, id, value) VALUES", 5)
-_DROP = RowsStatement("DELETE FROM state WHERE (tbl, key, kind, id) IN (VALUES", 4, ")")
+_DROP = RowsStatement.deleting("state", "tbl", "key", "kind", "id")
 _PUT_DUE = RowsStatement("INSERT OR REPLACE INTO due (partition, key, due_ms, payload) VALUES", 4)
-_DROP_DUE = RowsStatement("DELETE FROM due WHERE (partition, key) IN (VALUES", 2, ")")
+_DROP_DUE = RowsStatement.deleting("due", "partition", "key")
 
 
 class DatabaseError(Exception):
