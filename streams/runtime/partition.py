@@ -104,6 +104,8 @@ class Partition:
 
     `partitioner` gives the partition of a key in a topic; `partition_counts` how many partitions a topic has, for
     broadcasts. `supported_logic` is the newest logic version of its code, that of this release unless given.
+    `source` is what emissions name as their source, the partition's name unless given: where a topic may be made anew
+    under its name, it has to tell the one from the other (fold.md rule 3).
     """
 
     def __init__(
@@ -116,10 +118,12 @@ class Partition:
         partition_counts: Callable[[str], int],
         cache_parts: int = 20_000,
         supported_logic: int | None = None,
+        source: str | None = None,
     ) -> None:
         self.processor = processor
         self.number = number
         self.name = f"{processor.input_topic}/{number}"
+        self.source = self.name if source is None else source
         self.due = DueIndex(self.name, dues)
         self.tables = {spec.name: Table(spec, number, rows, cache_parts) for spec in processor.tables}
         self.logic = Logic(self.name, supported_logic)
@@ -176,7 +180,7 @@ class Partition:
         outcome = Outcome()
         if marker:
             return outcome
-        if isinstance(record.body, Tick) and record.source == self.name:
+        if isinstance(record.body, Tick) and record.source == self.source:
             self._tick(record, outcome)
         elif self._is_next(record):
             self._apply(record, outcome)
@@ -262,7 +266,7 @@ class Partition:
         reason = f"{type(error).__name__}: {error}"
         where = traceback.extract_tb(error.__traceback__)[-1]
         letter = DeadLetter(
-            source=self.name,
+            source=self.source,
             offset=record.offset,
             key=due_key or record.key,
             type=type(record.body).__name__,
@@ -317,7 +321,7 @@ class Partition:
                 partition,
                 key,
                 body,
-                source=self.name,
+                source=self.source,
                 origin_offset=self.offset,
                 index=index,
                 previous_offset=previous[0],
