@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -16,7 +16,7 @@ from gateway.engine import Engine
 from gateway.replies import Replies
 from streams.bodies import Call, NamespaceConfig
 from streams.limits import Limits
-from streams.runtime.records import Reply
+from streams.runtime.records import Correlation, Reply
 from streams.topology import COMMANDS, workflow_key
 
 REGISTERED: Final = (NamespaceState.NAMESPACE_STATE_REGISTERED,)
@@ -104,11 +104,13 @@ class Backend:
         timeout_s: float | None = None,
         *,
         if_drained: Exception | None = None,
+        if_left: Callable[[Correlation], None] | None = None,
     ) -> Reply:
         """Append a record and await its reply, at most `timeout_s` seconds.
 
         A call that may wait for others, a worker's among them, gives up with `if_drained` when the gateway is
-        drained. Raises ApiError when the reply is an error, TimeoutError when there is none in time.
+        drained, and tells `if_left` when its client goes away. Raises ApiError when the reply is an error,
+        TimeoutError when there is none in time.
         """
         correlation, future = self.replies.expect()
         if if_drained is not None:
@@ -120,6 +122,10 @@ class Backend:
             else:
                 async with asyncio.timeout(timeout_s):
                     reply = await future
+        except asyncio.CancelledError:
+            if if_left is not None:
+                if_left(correlation)
+            raise
         finally:
             self.replies.forget(correlation.id)
             if if_drained is not None:

@@ -6,12 +6,13 @@ A dashboard made for the real server's frontend, workflow completion and poll me
 import os
 import resource
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from temporalio.api.enums.v1 import WorkflowExecutionStatus as Status
 
 from gateway.metrics import BYTES, MAX_CHILDREN, Counter, Gauge, Histogram, Registry, Sample
+from streams.matching.backlog import QueueBacklog
 
 UNKNOWN: Final = "_unknown_"
 COUNTS: Final = (*(float(step * 10**power) for power in range(5) for step in (1, 2, 5)), 100_000.0)
@@ -94,6 +95,24 @@ class ServiceMetrics:
             False: registry.counter("poll_timeouts", "Polls that ended without a task.", _POLL_LABELS),
         }
         _add_process(registry, version)
+        self._registry = registry
+
+    def add_backlogs(self, backlogs: Callable[[], Iterable[QueueBacklog]]) -> None:
+        """Adds gauges of what waits in task queues, looked at with each scrape."""
+
+        def counts() -> Iterable[Sample]:
+            return [(_queue_labels(backlog), backlog.count) for backlog in backlogs()]
+
+        def ages() -> Iterable[Sample]:
+            now_s = time.time()
+            return [
+                (_queue_labels(one), max(now_s - one.oldest_ms / 1000, 0) if one.count else 0)
+                for one in backlogs()
+            ]
+
+        add = self._registry.collected
+        add("approximate_backlog_count", "gauge", "Tasks that wait in a task queue.", counts)
+        add("approximate_backlog_age_seconds", "gauge", "Seconds that the oldest of them waits.", ages)
 
     def _add_requests(self, registry: Registry) -> None:
         labels = _OPERATION_LABELS
@@ -156,6 +175,18 @@ class ServiceMetrics:
         self._duration.child(*labels).observe(duration_s)
         self._history_size.child(*labels[:3]).observe(history_size_bytes)
         self._history_count.child(*labels[:3]).observe(history_length)
+
+
+def _queue_labels(backlog: QueueBacklog) -> dict[str, str]:
+    return {
+        "service_name": "matching",
+        "operation": "TaskQueueMgr",
+        "namespace": backlog.namespace,
+        "taskqueue": backlog.queue,
+        "task_type": "Activity" if backlog.activities else "Workflow",
+        "partition": "__sticky__" if backlog.sticky else str(backlog.partition),
+        "worker_build_id": "__unversioned__",
+    }
 
 
 def _add_process(registry: Registry, version: str) -> None:

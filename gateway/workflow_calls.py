@@ -26,7 +26,8 @@ from gateway.reset import Resets
 from gateway.sizes import check_blob
 from gateway.starts import check_signal_name, complete_signal_with_start, complete_start
 from gateway.validation import check_execution, check_links, check_request_id
-from streams.bodies import Call
+from streams.bodies import Call, CancelQuery
+from streams.runtime.records import Correlation
 from streams.topology import COMMANDS, workflow_key
 
 QUERY_TIMEOUT_S: Final = 30.0
@@ -153,8 +154,18 @@ class WorkflowCalls:
             deadline_ms=backend.now_ms() + int(max(timeout_s - _QUERY_ROOM_S, 0) * 1000),
         )
         key = workflow_key(namespace.name, execution.workflow_id)
+
+        def cancel(caller: Correlation) -> None:
+            canceled = CancelQuery(
+                *(namespace.name, execution.workflow_id, execution.run_id),
+                *(caller.gateway, caller.epoch, caller.id),
+            )
+            backend.engine.append(COMMANDS, key, canceled)
+
         try:
-            reply = await backend.ask(COMMANDS, key, body, timeout_s, if_drained=errors.shutting_down())
+            reply = await backend.ask(
+                COMMANDS, key, body, timeout_s, if_drained=errors.shutting_down(), if_left=cancel
+            )
         except TimeoutError:
             raise errors.ApiError(
                 errors.DEADLINE_EXCEEDED, "query timed out before a worker could process it"

@@ -16,10 +16,13 @@ from server.settings import DevSettings
 from streams.bodies import RunVisible
 from streams.embedded import EmbeddedEngine
 from streams.limits import Limits
+from streams.matching.backlog import backlogs
+from streams.matching.state import QUEUES
 from streams.runtime.database import DatabaseError
 from streams.runtime.failures import EngineFailedError
 from streams.runtime.logic import UnsupportedLogicError
 from streams.runtime.tables import StorageError
+from streams.topology import TASKS
 
 
 class EmbeddedServer:
@@ -74,6 +77,8 @@ async def start_embedded(
             if isinstance(error.__cause__, UnsupportedLogicError):
                 raise StartupError(f"cannot start from {path}: {error}; nothing was changed in it") from None
             raise StartupError(_damaged(path, error)) from error
+        queues = engine.partitions[TASKS].tables[QUEUES.name]
+        metrics.add_backlogs(partial(backlogs, queues))
         gateway = Gateway(engine, engine.visibility_store, limits, metrics)
         try:
             port = await gateway.start(address(settings.ip, settings.port))

@@ -189,6 +189,10 @@ class Table:
             entity.stored.add((kind, id))
         return entity
 
+    def loaded(self) -> list[Entity]:
+        """The entities in memory, for looking only."""
+        return list(self._cached.values())
+
     def keys(self, prefix: str) -> list[str]:
         """Keys of non-empty entities that start with `prefix`, in order. Raises StorageError."""
         found = set(self._store.keys(self.name, self._partition, prefix))
