@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Final
 
 from gateway.metrics import Registry
 from gateway.server import Gateway
@@ -23,6 +24,8 @@ from streams.runtime.failures import EngineFailedError
 from streams.runtime.logic import UnsupportedLogicError
 from streams.runtime.tables import StorageError
 from streams.topology import TASKS
+
+GATEWAY: Final = "gateway-0"
 
 
 class EmbeddedServer:
@@ -72,14 +75,14 @@ async def start_embedded(
         stack.push_async_callback(engine.stop)
         try:
             await engine.start()
-            await prepare(engine, settings, limits)
+            await prepare(engine, settings, limits, GATEWAY)
         except EngineFailedError as error:
             if isinstance(error.__cause__, UnsupportedLogicError):
                 raise StartupError(f"cannot start from {path}: {error}; nothing was changed in it") from None
             raise StartupError(_damaged(path, error)) from error
         queues = engine.partitions[TASKS].tables[QUEUES.name]
         metrics.add_backlogs(partial(backlogs, queues))
-        gateway = Gateway(engine, engine.visibility_store, limits, metrics)
+        gateway = Gateway(engine, engine.visibility_store, limits, metrics, GATEWAY)
         try:
             port = await gateway.start(address(settings.ip, settings.port))
         except OSError as error:
