@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local import jars, packages
+from deploy.local import java
 from deploy.local.process import PartProcess
 
 START_TIMEOUT_S = 90
@@ -17,6 +18,7 @@ PORTS = 2
 # The node answers this frame of the native protocol, version 4, with what it supports: opcode 5, no body.
 _OPTIONS = bytes([4, 0, 0, 0, 5, 0, 0, 0, 0])
 _SUPPORTED_OPCODE = 6
+_MAIN = "org.apache.cassandra.service.CassandraDaemon"
 _LOGGING = Path(__file__).with_name("cassandra-logback.xml")
 # What Cassandra needs of Java 17's closed modules: the list of its own conf/jvm17-server.options.
 _EXPORTS = (
@@ -66,10 +68,12 @@ class CassandraNode:
     Args:
         directory: An absolute path.
         ports: The same or others at every start on the same data.
+        java_options: Options of Java beside ours, such as `java.SHORT_LIVED`.
     """
 
-    def __init__(self, directory: Path, ports: CassandraPorts) -> None:
+    def __init__(self, directory: Path, ports: CassandraPorts, java_options: Sequence[str] = ()) -> None:
         self.process = PartProcess("Cassandra", directory)
+        self._java_options = java_options
         self.ports = ports
 
     @property
@@ -99,16 +103,14 @@ class CassandraNode:
             "jna.tmpdir": temporary,
             "logback.configurationFile": _LOGGING,
         }
-        command = [
-            *(str(packages.java()), "-cp", f"{jars.folder('cassandra')}/*"),
+        options = [
             *("-Xms128m", f"-Xmx{HEAP_MB}m", "-Xss512k", "-XX:MaxDirectMemorySize=128m"),
-            *("-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-XX:+PerfDisableSharedMem"),
-            *(f"-D{name}={value}" for name, value in settings.items()),
             *(f"--add-exports={package}=ALL-UNNAMED" for package in _EXPORTS),
             *(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENS),
-            "org.apache.cassandra.service.CassandraDaemon",
+            *self._java_options,
+            *java.archive_options("cassandra", directory),
         ]
-        self.process.start(command)
+        self.process.start(java.command("cassandra", settings, options, _MAIN))
 
     def wait_until_ready(self) -> None:
         """Return once the node answers clients. Raises PartFailed when it does not."""
@@ -121,7 +123,9 @@ class CassandraNode:
 
     def stop(self) -> bool:
         """Stop the node; whether it did so in good order."""
-        return self.process.stop(STOP_TIMEOUT_S)
+        in_order = self.process.stop(STOP_TIMEOUT_S)
+        java.keep_archive("cassandra", self.process.directory)
+        return in_order
 
     def kill(self) -> None:
         """End the node by SIGKILL. What it acknowledged is there after the next start."""

@@ -11,12 +11,12 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from deploy.local import jars, packages
+from deploy.local import java
 from deploy.local.errors import PartFailed
 from deploy.local.process import PartProcess
 
 START_TIMEOUT_S = 60
-STOP_TIMEOUT_S = 20
+STOP_TIMEOUT_S = 30
 HEAP_MB = 384
 PORTS_PER_BROKER = 2
 _CLUSTER_ID = "b2RyYWRlay1sb2NhbC0wMQ"
@@ -39,15 +39,22 @@ class Broker:
         directory: An absolute path, for this broker alone.
         cluster: The ports of every broker, in the order of node ids.
         properties: Properties of the broker that differ from ours.
+        java_options: Options of Java beside ours.
     """
 
     def __init__(
-        self, node_id: int, directory: Path, cluster: Sequence[BrokerPorts], properties: Mapping[str, str]
+        self,
+        node_id: int,
+        directory: Path,
+        cluster: Sequence[BrokerPorts],
+        properties: Mapping[str, str],
+        java_options: Sequence[str],
     ) -> None:
         self.node_id = node_id
         self.process = PartProcess(f"Kafka broker {node_id}", directory)
         self._ports = cluster
         self._properties = properties
+        self._java_options = java_options
 
     @property
     def address(self) -> str:
@@ -60,16 +67,11 @@ class Broker:
         directory.mkdir(parents=True, exist_ok=True)
         configuration = directory / "server.properties"
         configuration.write_text("".join(f"{name}={value}\n" for name, value in self._configured().items()))
-        java = [
-            str(packages.java()),
-            "-cp",
-            f"{jars.folder('kafka')}/*",
-            f"-Dlog4j2.configurationFile={_LOGGING}",
-        ]
         if not (directory / "data" / "meta.properties").is_file():
-            self._format(java, configuration)
-        heap = ["-Xms64m", f"-Xmx{HEAP_MB}m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
-        self.process.start([*java, *heap, "kafka.Kafka", str(configuration)])
+            self._format(configuration)
+        options = ["-Xms64m", f"-Xmx{HEAP_MB}m", *self._java_options]
+        archive = java.archive_options("kafka", directory)
+        self.process.start(_java([*options, *archive], "kafka.Kafka", str(configuration)))
 
     def wait_until_ready(self) -> None:
         """Return once the broker answers clients. Raises PartFailed when it does not."""
@@ -85,13 +87,15 @@ class Broker:
 
     def stop(self) -> bool:
         """Stop the broker; whether it did so in good order."""
-        return self.process.stop(STOP_TIMEOUT_S)
+        in_order = self.process.stop(STOP_TIMEOUT_S)
+        java.keep_archive("kafka", self.process.directory)
+        return in_order
 
     def kill(self) -> None:
         """End the broker by SIGKILL. What it acknowledged is there after the next start."""
         self.process.kill()
 
-    def _format(self, java: Sequence[str], configuration: Path) -> None:
+    def _format(self, configuration: Path) -> None:
         arguments = [
             "kafka.tools.StorageTool",
             "format",
@@ -101,7 +105,7 @@ class Broker:
             str(configuration),
         ]
         done = subprocess.run(
-            [*java, "-XX:TieredStopAtLevel=1", *arguments], capture_output=True, text=True, check=False
+            _java(java.SHORT_LIVED, *arguments), capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
             raise PartFailed(
@@ -159,13 +163,18 @@ class KafkaCluster:
         directory: An absolute path.
         ports: One entry a broker: one or three, the same at every start on the same data.
         properties: Properties of every broker that differ from ours.
+        java_options: Options of Java beside ours, such as `java.SHORT_LIVED`.
     """
 
     def __init__(
-        self, directory: Path, ports: Sequence[BrokerPorts], properties: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        ports: Sequence[BrokerPorts],
+        properties: Mapping[str, str] | None = None,
+        java_options: Sequence[str] = (),
     ) -> None:
         self.brokers = [
-            Broker(node_id, directory / f"broker-{node_id}", ports, properties or {})
+            Broker(node_id, directory / f"broker-{node_id}", ports, properties or {}, java_options)
             for node_id in range(1, len(ports) + 1)
         ]
 
@@ -201,6 +210,10 @@ class KafkaCluster:
         """End every broker by SIGKILL."""
         for broker in self.brokers:
             broker.kill()
+
+
+def _java(options: Sequence[str], *arguments: str) -> list[str]:
+    return java.command("kafka", {"log4j2.configurationFile": _LOGGING}, options, *arguments)
 
 
 def _listens(port: int) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pwd
 import shutil
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 import psycopg
@@ -27,7 +29,8 @@ class PostgresServer:
     """A server with one user and one database, both "odradek", that trusts every connection from this machine.
 
     Args:
-        directory: An absolute path. Where the starter is root, everybody must be allowed to enter its parents.
+        directory: An absolute path. The server runs as an unprivileged user where its starter is root; its data is in
+            the system's temporary directory then if that user may not enter `directory`.
         port: Where it listens.
     """
 
@@ -44,11 +47,13 @@ class PostgresServer:
     def launch(self) -> None:
         """Start the server, on the data it left when it ran before; return at once. Raises PartFailed, PartMissing."""
         programs = packages.postgres()
-        data = self.process.directory / "data"
         user = _user()
+        data = self._data(user)
         if not (data / "PG_VERSION").is_file():
             self._initialise(programs, data, user)
         settings = {
+            # Ours, which PostgreSQL ignores: it names the directory in the command line wherever the data is.
+            "odradek.directory": self.process.directory,
             "listen_addresses": "127.0.0.1",
             "port": self.port,
             "unix_socket_directories": "",
@@ -94,15 +99,27 @@ class PostgresServer:
             return False
         return True
 
-    def _initialise(self, programs: Path, data: Path, user: str | None) -> None:
-        """Make the data directory, under another name until it is whole."""
+    def _data(self, user: str | None) -> Path:
+        """The data directory; its parent is there, and `user` may enter it."""
         directory = self.process.directory
         directory.mkdir(parents=True, exist_ok=True)
-        part_way = directory / "data.part"
+        if user is None:
+            return directory / "data"
+        if subprocess.run(
+            ["test", "-x", directory], user=user, group=user, extra_groups=[], check=False
+        ).returncode:
+            name = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+            directory = Path(tempfile.gettempdir(), f"odradek-postgres-{name}")
+            directory.mkdir(exist_ok=True)
+        shutil.chown(directory, user, user)
+        return directory / "data"
+
+    def _initialise(self, programs: Path, data: Path, user: str | None) -> None:
+        """Make the data directory, under another name until it is whole."""
+        part_way = data.with_suffix(".part")
         shutil.rmtree(part_way, ignore_errors=True)
         part_way.mkdir(mode=0o700)
         if user is not None:
-            shutil.chown(directory, user, user)
             shutil.chown(part_way, user, user)
         names = ["--username", USER, "--auth", "trust", "--encoding", "UTF8", "--locale", "C"]
         done = subprocess.run(
@@ -116,8 +133,7 @@ class PostgresServer:
             check=False,
         )
         if done.returncode != 0:
-            hint = f" (the user {user} must be allowed to enter every folder above it)" if user else ""
-            raise PartFailed(f"PostgreSQL could not make its data directory {data}{hint}:\n{done.stderr}")
+            raise PartFailed(f"PostgreSQL could not make its data directory {data}:\n{done.stderr}")
         part_way.rename(data)
 
 
