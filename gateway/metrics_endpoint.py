@@ -1,6 +1,7 @@
-"""``GET /metrics`` over HTTP/1.1, on the event loop."""
+"""``GET /metrics``, and probes such as ``/ready``, over HTTP/1.1, on the event loop."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from gateway.metrics import CONTENT_TYPE, Registry
@@ -9,11 +10,19 @@ REQUEST_TIMEOUT_S: Final = 10.0
 MAX_HEADER_BYTES: Final = 8192
 
 
-class MetricsEndpoint:
-    """A small HTTP server: one request a connection, which is how it is scraped."""
+Probe = Callable[[], str]
+"""Says why the answer is no; empty for yes."""
 
-    def __init__(self, registry: Registry) -> None:
+
+class MetricsEndpoint:
+    """A small HTTP server: one request a connection, which is how it is scraped.
+
+    ``probes``, by path, are answered with 200 or, with the reason, 503.
+    """
+
+    def __init__(self, registry: Registry, probes: Mapping[str, Probe] | None = None) -> None:
         self._registry = registry
+        self._probes = probes or {}
         self._server: asyncio.Server | None = None
         self.port = 0
 
@@ -47,12 +56,19 @@ class MetricsEndpoint:
     def _respond(self, head: bytes) -> bytes:
         method, _, rest = head.partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0]
-        if path != b"/metrics":
-            return _response("404 Not Found", "only /metrics is served here\n")
+        paths = ("/metrics", *self._probes)
+        if path.decode(errors="replace") not in paths:
+            return _response("404 Not Found", f"only {', '.join(paths)} is served here\n")
         if method not in (b"GET", b"HEAD"):
             return _response("405 Method Not Allowed", "only GET is served here\n")
-        response = _response("200 OK", self._registry.render(), CONTENT_TYPE)
+        response = self._answer(path.decode())
         return response if method == b"GET" else response.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+
+    def _answer(self, path: str) -> bytes:
+        if path == "/metrics":
+            return _response("200 OK", self._registry.render(), CONTENT_TYPE)
+        reason = self._probes[path]()
+        return _response("503 Service Unavailable", f"{reason}\n") if reason else _response("200 OK", "yes\n")
 
 
 def _response(status: str, text: str, content_type: str = "text/plain; charset=utf-8") -> bytes:

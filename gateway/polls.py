@@ -93,6 +93,11 @@ class Polls:
         reply, _ = await self._poll(request, ACTIVITY_TASK, timeout_s, data)
         return reply.body
 
+    @property
+    def waiting(self) -> int:
+        """Polls that wait for a task."""
+        return len(self._waiting)
+
     def drain(self) -> None:
         """End all polls without a task, and those that come."""
         self._draining = True

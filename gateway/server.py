@@ -42,7 +42,6 @@ _STOP_GRACE_S: Final = 5.0
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", GRPC_MESSAGE_MAX_BYTES),
     ("grpc.max_send_message_length", -1),
-    ("grpc.so_reuseport", 0),  # a port that is taken is an error
     # SDKs ping every 30 s, with or without calls under way.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
@@ -58,6 +57,7 @@ class Gateway:
     """Serves WorkflowService, OperatorService, health and reflection.
 
     `limits` bound requests, `metrics` count them; `name` tells this gateway from others of the same engine.
+    `shares_port` lets other processes listen at the same address, else a port that is taken is an error.
     """
 
     def __init__(
@@ -67,7 +67,10 @@ class Gateway:
         limits: Limits,
         metrics: ServiceMetrics,
         name: str = "gateway-0",
+        *,
+        shares_port: bool = False,
     ) -> None:
+        self._shares_port = shares_port
         self._backend = backend = Backend(engine, limits, name)
         self._metrics = metrics
         self._under_way = CallsUnderWay()
@@ -96,7 +99,7 @@ class Gateway:
         Raises OSError when the address cannot be used.
         """
         self._backend.begin()
-        server = grpc.aio.server(options=_OPTIONS)
+        server = grpc.aio.server(options=(*_OPTIONS, ("grpc.so_reuseport", int(self._shares_port))))
         methods = {
             method.path: grpc.unary_unary_rpc_method_handler(self._serve(method))
             for method in table(self._handlers)
@@ -114,6 +117,16 @@ class Gateway:
         self._server = server
         await self._infrastructure.serve()
         return port
+
+    @property
+    def calls_in_flight(self) -> int:
+        """Calls that wait for the engine's reply, polls among them."""
+        return len(self._backend.replies)
+
+    @property
+    def waiting_polls(self) -> int:
+        """Workers' polls that wait for a task."""
+        return self._polls.waiting
 
     async def drain(self) -> None:
         """End what waits: polls without a task, long polls with what there is, queries with an error."""
