@@ -81,8 +81,19 @@ class CassandraNode:
         """The port of 127.0.0.1 for clients."""
         return self.ports.client
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the node's process is there."""
+        return self.process.pid is not None
+
     def launch(self) -> None:
-        """Start the node, on the data it left when it ran before; return at once. Raises PartFailed, PartMissing."""
+        """Start the node if it does not run, on the data of its last run; return at once.
+
+        Raises:
+            PartMissing: When Java or its jars cannot be had.
+        """
+        if self.process.pid is not None:
+            return
         directory = self.process.directory
         temporary = directory / "tmp"
         temporary.mkdir(parents=True, exist_ok=True)

@@ -74,9 +74,8 @@ class LocalCluster:
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
             self.kafka.launch()
-            for part in (self.cassandra, self.postgres):
-                if part.process.pid is None:
-                    part.launch()
+            self.cassandra.launch()
+            self.postgres.launch()
             self._describe()
             self.kafka.wait_until_ready()
             self.postgres.wait_until_ready()

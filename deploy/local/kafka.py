@@ -62,7 +62,14 @@ class Broker:
         return f"127.0.0.1:{self._ports[self.node_id - 1].client}"
 
     def launch(self) -> None:
-        """Start the broker, on the data it left when it ran before; return at once. Raises PartFailed, PartMissing."""
+        """Start the broker if it does not run, on the data of its last run; return at once.
+
+        Raises:
+            PartFailed: When its data directory cannot be formatted.
+            PartMissing: When Java or its jars cannot be had.
+        """
+        if self.process.pid is not None:
+            return
         directory = self.process.directory
         directory.mkdir(parents=True, exist_ok=True)
         configuration = directory / "server.properties"
@@ -183,11 +190,15 @@ class KafkaCluster:
         """What clients are configured with."""
         return ",".join(broker.address for broker in self.brokers)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether every broker's process is there."""
+        return all(broker.process.pid is not None for broker in self.brokers)
+
     def launch(self) -> None:
-        """Start every broker that does not run; return at once. Raises PartFailed, PartMissing."""
+        """Start the brokers that do not run; return at once. Raises PartFailed, PartMissing."""
         for broker in self.brokers:
-            if broker.process.pid is None:
-                broker.launch()
+            broker.launch()
 
     def wait_until_ready(self) -> None:
         """Return once every broker answers clients. Raises PartFailed when one does not."""

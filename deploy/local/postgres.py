@@ -44,8 +44,24 @@ class PostgresServer:
         """The URL of the database."""
         return self._url(DATABASE)
 
+    def dsn_of_schema(self, schema: str) -> str:
+        """The URL by which connections find their tables in `schema`, and make them there."""
+        return f"{self.dsn}?options=-csearch_path%3D{schema}"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server's process is there."""
+        return self.process.pid is not None
+
     def launch(self) -> None:
-        """Start the server, on the data it left when it ran before; return at once. Raises PartFailed, PartMissing."""
+        """Start the server if it does not run, on the data of its last run; return at once.
+
+        Raises:
+            PartFailed: When its data directory cannot be made.
+            PartMissing: When PostgreSQL's programs cannot be had.
+        """
+        if self.process.pid is not None:
+            return
         programs = packages.postgres()
         user = _user()
         data = self._data(user)

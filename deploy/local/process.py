@@ -144,6 +144,12 @@ class PartProcess:
         return True
 
 
+def kill_all(directory: Path) -> None:
+    """End by SIGKILL every part whose directory is `directory` or below it."""
+    for pid_path in directory.rglob("pid"):
+        PartProcess(pid_path.parent.name, pid_path.parent).kill()
+
+
 def _signal(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
