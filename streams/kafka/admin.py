@@ -50,16 +50,19 @@ class Cluster:
 
     def describe(self) -> dict[str, FoundTopic]:
         """The engine's topics that are there, by their name without prefix."""
+        return self._found(with_configs=True)
+
+    def _found(self, with_configs: bool) -> dict[str, FoundTopic]:
         wanted = wanted_topics(self._settings)
         described = self._describe([topic.topic for topic in wanted])
-        configs = self._configs(described)
+        configs = self._configs(described) if with_configs else {}
         return {
             topic.name: FoundTopic(
                 topic.topic,
                 str(described[topic.topic].topic_id),
                 len(described[topic.topic].partitions),
                 min(len(partition.replicas) for partition in described[topic.topic].partitions),
-                configs[topic.topic],
+                configs.get(topic.topic, {}),
             )
             for topic in wanted
             if topic.topic in described
@@ -89,8 +92,8 @@ class Cluster:
         return [d for topic in wanted for d in _compare(topic, found.get(topic.name))]
 
     def check(self) -> dict[str, FoundTopic]:
-        """The engine's topics, all of which are there with the partitions that are wanted."""
-        found = self.describe()
+        """The engine's topics, all of which are there with the partitions that are wanted. Without their configs."""
+        found = self._found(with_configs=False)
         for topic in wanted_topics(self._settings):
             there = found.get(topic.name)
             if there is None:

@@ -1,0 +1,98 @@
+"""What owners of a process and role send: emissions, replies and dead letters, through one idempotent producer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from streams import avro, topology
+from streams.bodies import ReplyRecord
+from streams.kafka import wire
+from streams.kafka.names import ALL_TOPICS, REPLIES, Names, reply_partition
+from streams.kafka.partitions import Partitions
+from streams.kafka.settings import KafkaSettings
+from streams.runtime.codec import Codec
+from streams.runtime.partition import DeadLetter
+from streams.runtime.records import Record
+
+Acknowledged = Callable[[], None]
+
+_FULL_WAIT_S: Final = 0.05
+
+
+class SendError(Exception):
+    """A record cannot be sent: the ownership that wanted it is over."""
+
+
+class Outlet:
+    """Belongs to one thread, on which `poll` runs the acknowledgements.
+
+    Once `failure` is set, something did not arrive: whoever sent anything through here has to begin again (fold.md
+    rule 11).
+    """
+
+    def __init__(self, settings: KafkaSettings, codec: Codec, partitions: Partitions) -> None:
+        names = Names(settings.prefix)
+        self._topics = {name: names.topic(name) for name in ALL_TOPICS}
+        self._codec = codec
+        self._partitions = partitions
+        self._producer = Producer(settings.producer())
+        self.failure = ""
+
+    def append(self, record: Record, acknowledged: Acknowledged | None = None) -> None:
+        """Append a record to its topic and partition. Raises SendError."""
+        self._send(
+            record.topic,
+            record.partition,
+            record.key.encode(),
+            wire.value_of(self._codec, record),
+            acknowledged,
+        )
+
+    def reply(self, reply: ReplyRecord, acknowledged: Acknowledged) -> bool:
+        """Send a reply to its gateway; False when its address is none. Raises SendError."""
+        try:
+            partition = reply_partition(reply.gateway)
+        except ValueError:
+            return False
+        if partition >= self._partitions.count(REPLIES):
+            return False
+        self._send(REPLIES, partition, reply.gateway.encode(), avro.encode(reply), acknowledged)
+        return True
+
+    def letter(self, letter: DeadLetter, acknowledged: Acknowledged) -> None:
+        """Append a dead letter. Raises SendError."""
+        partition = self._partitions.of(topology.DEAD_LETTERS, letter.key)
+        key, value = letter.key.encode(), avro.encode(letter)
+        self._send(topology.DEAD_LETTERS, partition, key, value, acknowledged)
+
+    def _send(
+        self, name: str, partition: int, key: bytes, value: bytes, acknowledged: Acknowledged | None
+    ) -> None:
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                self.failure = self.failure or f"a record for {name}/{partition} was lost: {error.str()}"
+            elif acknowledged is not None:
+                acknowledged()
+
+        while True:
+            try:
+                self._producer.produce(self._topics[name], value, key, partition, delivered)
+                return
+            except BufferError:
+                self._producer.poll(_FULL_WAIT_S)
+            except KafkaException as error:
+                raise SendError(
+                    f"a record for {name}/{partition} cannot be sent: {error.args[0].str()}"
+                ) from error
+
+    def poll(self, timeout_s: float = 0) -> None:
+        """Run acknowledgements of what arrived."""
+        self._producer.poll(timeout_s)
+
+    def close(self) -> None:
+        """Forget what is under way, and end."""
+        self._producer.purge()
+        self._producer.close()

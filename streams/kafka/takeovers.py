@@ -1,0 +1,159 @@
+"""The thread that takes partitions over: fence, wait, restore, verify (fold.md rule 15), off the fold's path."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from streams.kafka.admin import Cluster, FoundTopic
+from streams.kafka.changelog import PartitionChangelog, Place, TakeoverCancelledError
+from streams.kafka.log import PartitionLog, Reader
+from streams.kafka.names import Names
+from streams.kafka.partitions import Partitions
+from streams.kafka.settings import KafkaSettings
+from streams.kafka.status import PartitionStatus
+from streams.kafka.topics import wanted_topic
+from streams.runtime.codec import Codec
+from streams.runtime.context import Processor
+from streams.runtime.owner import Owner
+from streams.runtime.partition import Partition
+from streams.runtime.takeover import take_over
+
+_CLOSE_WAIT_S: Final = 30.0
+_STOP_WAIT_S: Final = 10.0
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A partition to take over. `token` comes back with the result; `wanted` says whether it is still of use.
+
+    `after` is set once the former ownership in this process has let go.
+    """
+
+    token: Any
+    partition: int
+    status: PartitionStatus
+    wanted: Callable[[], bool]
+    after: threading.Event | None
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """The result: an owner with its changelog, or what was in the way."""
+
+    token: Any
+    owner: Owner | None
+    changelog: PartitionChangelog | None
+    error: Exception | None
+
+
+class Takeovers:
+    """Takes over the partitions of one processor one after another; results come in `results`."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        codec: Codec,
+        processor: Callable[[], Processor],
+        partitions: Partitions,
+        supported_logic: int | None,
+        settle_timeout_s: float,
+    ) -> None:
+        self.results: queue.SimpleQueue[Taken] = queue.SimpleQueue()
+        self._settings = settings
+        self._codec = codec
+        self._processor = processor
+        self._name = processor().name
+        self._input = processor().input_topic
+        self._partitions = partitions
+        self._supported_logic = supported_logic
+        self._settle_timeout_s = settle_timeout_s
+        self._names = Names(settings.prefix)
+        self._cluster = Cluster(settings)
+        self._reader: Reader | None = None
+        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"{self._name}-takeovers", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Take a partition over."""
+        self._requests.put(request)
+
+    def stop(self) -> None:
+        """End, once what is no longer wanted has been given up; a cluster that does not answer is not waited for."""
+        self._requests.put(None)
+        self._thread.join(_STOP_WAIT_S)
+        if self._reader is not None and not self._thread.is_alive():
+            self._reader.close()
+
+    def _run(self) -> None:
+        while (request := self._requests.get()) is not None:
+            self.results.put(self._take(request))
+
+    def _take(self, request: Request) -> Taken:
+        changelog: PartitionChangelog | None = None
+        try:
+            if request.after is not None:
+                request.after.wait(_CLOSE_WAIT_S)
+            if not request.wanted():
+                raise TakeoverCancelledError(f"{self._input}/{request.partition}")
+            changelog, owner = self._owner(request)
+        except Exception as error:
+            return Taken(request.token, None, None, error)
+        return Taken(request.token, owner, changelog, None)
+
+    def _owner(self, request: Request) -> tuple[PartitionChangelog, Owner]:
+        if self._reader is None:
+            self._reader = Reader(self._settings, f"{self._names.group(self._name)}-takeover")
+        topics = self._cluster.check()  # also for the ids: a topic may have been made anew
+        number = request.partition
+        log = PartitionLog(
+            self._reader,
+            self._codec,
+            self._input,
+            self._names.topic(self._input),
+            topics[self._input].id,
+            number,
+        )
+        changelog = PartitionChangelog(
+            self._settings,
+            self._place(number, topics),
+            self._reader,
+            request.status,
+            request.wanted,
+            self._settle_timeout_s,
+        )
+
+        def partition() -> Partition:
+            store = changelog.store
+            return Partition(
+                self._processor(),
+                number,
+                store,
+                store,
+                self._partitions.of,
+                self._partitions.count,
+                self._settings.cache_parts,
+                self._supported_logic,
+                source=f"{self._input}/{number}@{log.topic_id}",
+            )
+
+        try:
+            return changelog, take_over(f"{self._input}/{number}", changelog, log, self._codec, partition)
+        except BaseException:
+            changelog.close()
+            raise
+
+    def _place(self, number: int, topics: dict[str, FoundTopic]) -> Place:
+        name = f"{self._name}-changelog"
+        return Place(
+            processor=self._name,
+            partition=number,
+            topic=topics[name].topic,
+            topic_id=topics[name].id,
+            transactional_id=self._names.transactional_id(self._name, number),
+            delete_retention_ms=int(wanted_topic(self._settings, name).configs["delete.retention.ms"]),
+            folder=self._settings.state_directory / self._settings.prefix / f"{self._name}-{number}",
+        )
