@@ -148,6 +148,9 @@ class _Reset:
 
     async def _look_at(self, run_id: str, next_event_id: int) -> None:
         """Take the events of a run that come again, and those of the runs that it continued as."""
+        if reset.excludes_all(self._excluded):
+            self._seen[run_id] = next_event_id
+            return
         while run_id:
             following = ""
             async for data in self._read(run_id, self._seen.get(run_id, 1), next_event_id - 1):
@@ -159,8 +162,6 @@ class _Reset:
                     continued = event.workflow_execution_continued_as_new_event_attributes
                     following = continued.new_execution_run_id
             self._seen[run_id] = next_event_id
-            if reset.excludes_all(self._excluded):
-                return
             run_id = following
             if run_id:
                 next_event_id = await self._expected(run_id)

@@ -120,7 +120,8 @@ class StartChild(msgspec.Struct, frozen=True):
     """A parent's initiated child: `attributes` are its StartChildWorkflowExecutionInitiatedEventAttributes.
 
     `start` is the prepared WorkflowExecutionStartedEventAttributes of the child's first event, `user_metadata` the
-    encoded UserMetadata that it carries; `reuse_policy` the WorkflowIdReusePolicy number.
+    encoded UserMetadata that it carries; `reuse_policy` the WorkflowIdReusePolicy number. With `find`, a child that the
+    id already has from a run of this parent is told of (ChildFound) instead: a reset may have cut off its start.
     """
 
     namespace: str
@@ -134,6 +135,7 @@ class StartChild(msgspec.Struct, frozen=True):
     attributes: bytes
     start: bytes
     user_metadata: bytes = b""
+    find: bool = False
 
 
 class ChildStarted(msgspec.Struct, frozen=True):
@@ -146,6 +148,22 @@ class ChildStarted(msgspec.Struct, frozen=True):
     child_namespace: str
     child_workflow_id: str
     child_run_id: str
+
+
+class ChildFound(msgspec.Struct, frozen=True):
+    """The id that a child was to have is in use by a child of this parent, started by its run `child_parent_run_id`.
+
+    `child_run_id` is the first run of that child; `closed` says that it is over.
+    """
+
+    namespace: str
+    workflow_id: str
+    run_id: str
+    initiated_event_id: int
+    child_workflow_id: str
+    child_run_id: str
+    child_parent_run_id: str
+    closed: bool
 
 
 class ChildStartFailed(msgspec.Struct, frozen=True):

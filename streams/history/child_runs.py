@@ -17,10 +17,11 @@ from temporalio.api.sdk.v1 import UserMetadata
 from temporalio.api.workflowservice.v1 import StartWorkflowExecutionRequest
 
 from streams import bodies
-from streams.history import cancel_terminate, closing, cron, start
+from streams.history import cancel_terminate, closing, cron, start, state
 from streams.history.calls import handles_body
 from streams.history.errors import Rejected
 from streams.history.opening import Opening, open_run
+from streams.history.run import Run
 from streams.history.step import Step
 from streams.history.values import to_duration
 from streams.topology import COMMANDS, workflow_key
@@ -41,6 +42,9 @@ def start_child(step: Step, body: bodies.StartChild) -> None:
         return
     if step.namespace_config() is None:
         _tell_failed(step, body, FAILED.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND)
+        return
+    if body.find and current is not None and _belongs(step.run(current.run_id), body):
+        _tell_found(step, body, step.run(current.run_id).core)
         return
     reuse, conflict = start.policies(
         StartWorkflowExecutionRequest(
@@ -67,6 +71,29 @@ def start_child(step: Step, body: bodies.StartChild) -> None:
         ),
     )
     _tell_started(step, body, body.new_run_id)
+
+
+def _belongs(run: Run, body: bodies.StartChild) -> bool:
+    """Whether a run was started by this parent, whichever of its runs."""
+    parent = (body.parent_namespace, body.parent_workflow_id)
+    return run.exists and (run.core.parent_namespace, run.core.parent_workflow_id) == parent
+
+
+def _tell_found(step: Step, body: bodies.StartChild, core: state.Core) -> None:
+    step.context.emit(
+        COMMANDS,
+        workflow_key(body.parent_namespace, body.parent_workflow_id),
+        bodies.ChildFound(
+            namespace=body.parent_namespace,
+            workflow_id=body.parent_workflow_id,
+            run_id=body.parent_run_id,
+            initiated_event_id=body.initiated_event_id,
+            child_workflow_id=body.workflow_id,
+            child_run_id=core.first_run_id,
+            child_parent_run_id=core.parent_run_id,
+            closed=core.close_ms > 0,
+        ),
+    )
 
 
 def _tell_started(step: Step, body: bodies.StartChild, run_id: str) -> None:

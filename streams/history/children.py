@@ -33,7 +33,7 @@ from temporalio.api.history.v1 import (
 
 from streams import attribute_values, bodies
 from streams.attribute_values import InvalidSearchAttributes
-from streams.history import closing, command_checks, cron, priorities, state, workflow_tasks
+from streams.history import closing, command_checks, cron, opening, priorities, state, workflow_tasks
 from streams.history.calls import handles_body, handles_command
 from streams.history.commands import Commands
 from streams.history.errors import BadCommand
@@ -232,33 +232,46 @@ def _initiated(run: Run, event: HistoryEvent) -> None:
             workflow_id=attributes.workflow_id,
             workflow_type=attributes.workflow_type.name,
             parent_close_policy=attributes.parent_close_policy,
+            user_metadata=event.user_metadata.SerializeToString(deterministic=True),
         ),
     )
 
 
 @emits(EventType.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED)
 def _ask_to_start(run: Run, event: HistoryEvent) -> None:
-    """Ask the child's partition to start it; a parent that closed with the same task never starts it."""
-    attributes = event.start_child_workflow_execution_initiated_event_attributes
+    """Ask the child's partition to start it; a parent that closed with the same task never starts it.
+
+    After a reset the answer to the base run may have come again meanwhile.
+    """
+    child = _find(run, event.event_id)
+    if child is None or child.started:
+        return
     if not run.is_open:
         run.set_part(CHILD, number_id(event.event_id), None)
         return
-    core = run.core
+    _ask(run, child, find=event.event_id <= run.core.copied_event_id)
+
+
+def _ask(run: Run, child: Child, *, find: bool) -> None:
+    core, attributes = run.core, Initiated.FromString(child.initiated)
     run.step.context.emit(
         COMMANDS,
         workflow_key(attributes.namespace, attributes.workflow_id),
         bodies.StartChild(
             namespace=attributes.namespace,
             workflow_id=attributes.workflow_id,
-            new_run_id=run.step.derived_id("child", core.run_id, event.event_id),
+            new_run_id=run.step.derived_id("child", core.run_id, child.initiated_event_id),
             parent_namespace=core.namespace,
             parent_workflow_id=core.workflow_id,
             parent_run_id=core.run_id,
-            initiated_event_id=event.event_id,
+            initiated_event_id=child.initiated_event_id,
             reuse_policy=attributes.workflow_id_reuse_policy,
-            attributes=attributes.SerializeToString(deterministic=True),
-            start=_start_attributes(run, event.event_id, attributes).SerializeToString(deterministic=True),
-            user_metadata=event.user_metadata.SerializeToString(deterministic=True),
+            attributes=child.initiated,
+            start=_start_attributes(run, child.initiated_event_id, attributes).SerializeToString(
+                deterministic=True
+            ),
+            user_metadata=child.user_metadata,
+            find=find,
         ),
     )
 
@@ -301,15 +314,22 @@ def _start_attributes(
 # --- what the child's side tells ---
 
 
-def _parent(step: Step, run_id: str) -> Run | None:
-    """The parent that a child tells something: the run that started it, or what a reset made of that."""
+def _heir(step: Step, run_id: str, initiated_event_id: int) -> Run | None:
+    """The open run that a child belongs to: the one that started it, or what a reset made of that.
+
+    A run that begins with less than the child's Initiated event knows nothing of it.
+    """
     for _ in range(_MAX_RESETS):
         run = step.run(run_id)
         if not run.exists:
             return None
-        if run.is_open or not run.core.reset_run_id:
+        if run.is_open:
             return run
         run_id = run.core.reset_run_id
+        if not run_id or not step.run(run_id).exists:
+            return None
+        if initiated_event_id > step.run(run_id).core.copied_event_id:
+            return None
     return None
 
 
@@ -320,26 +340,59 @@ def _find(run: Run, initiated_event_id: int) -> Child | None:
 
 @handles_body(bodies.ChildStarted)
 def child_started(step: Step, body: bodies.ChildStarted) -> None:
-    """The child runs. A parent that closed meanwhile applies its close policy now."""
-    run = _parent(step, body.run_id)
-    child = _find(run, body.initiated_event_id) if run is not None else None
-    if run is None or child is None or child.started or child.workflow_id != body.child_workflow_id:
+    """The child runs. A parent that closed meanwhile applies its close policy now, unless a reset goes on with it."""
+    run = step.run(body.run_id)
+    child = _find(run, body.initiated_event_id) if run.exists else None
+    if child is None or child.started or child.workflow_id != body.child_workflow_id:
         return
-    if not run.is_open:
-        started = msgspec.structs.replace(child, run_id=body.child_run_id, started=True)
-        closing.close_child(run, started)
-        run.set_part(CHILD, number_id(body.initiated_event_id), None)
-        return
+    if run.is_open:
+        _record_started(run, child, body.child_run_id)
+        workflow_tasks.schedule_if_none(run)
+    elif _heir(step, body.run_id, body.initiated_event_id) is None:
+        closing.close_child(run, msgspec.structs.replace(child, run_id=body.child_run_id))
+        run.set_part(CHILD, number_id(body.initiated_event_id), msgspec.structs.replace(child, started=True))
+
+
+def _record_started(run: Run, child: Child, run_id: str) -> None:
     initiated = Initiated.FromString(child.initiated)
     attributes = ChildWorkflowExecutionStartedEventAttributes(
         namespace=initiated.namespace,
         namespace_id=initiated.namespace_id,
-        initiated_event_id=body.initiated_event_id,
-        workflow_execution=WorkflowExecution(workflow_id=child.workflow_id, run_id=body.child_run_id),
+        initiated_event_id=child.initiated_event_id,
+        workflow_execution=WorkflowExecution(workflow_id=child.workflow_id, run_id=run_id),
     )
     copy_fields(initiated, attributes, "workflow_type", "header")
     run.record(EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED, attributes)
-    workflow_tasks.schedule_if_none(run)
+
+
+@handles_body(bodies.ChildFound)
+def child_found(step: Step, body: bodies.ChildFound) -> None:
+    """A run that a reset made asked for its child, and the id has one: it goes on with that, or asks for its own."""
+    run = step.run(body.run_id)
+    child = _find(run, body.initiated_event_id) if run.exists and run.is_open else None
+    if child is None or child.started:
+        return
+    if _is_related(run, body):
+        _record_started(run, child, body.child_run_id)
+        workflow_tasks.schedule_if_none(run)
+    else:
+        _ask(run, child, find=False)
+
+
+def _is_related(run: Run, body: bodies.ChildFound) -> bool:
+    """Whether the run that started a child was reset from the same first run as `run` was.
+
+    The real server does not let a child begin whose parent closed before it was told of the start. Ours may have run
+    to its end by then: to find that would be to wait for ever.
+    """
+    starter = run.step.run(body.child_parent_run_id)
+    if not starter.exists:
+        return False
+    known = _find(starter, body.initiated_event_id)
+    if body.closed and known is not None and known.started and not known.run_id:
+        return False
+    original = opening.start_attributes(starter).original_execution_run_id
+    return original == opening.start_attributes(run).original_execution_run_id
 
 
 @applies(EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED)
@@ -360,9 +413,9 @@ def _started(run: Run, event: HistoryEvent) -> None:
 @handles_body(bodies.ChildStartFailed)
 def child_start_failed(step: Step, body: bodies.ChildStartFailed) -> None:
     """The child could not be started."""
-    run = _parent(step, body.run_id)
-    child = _find(run, body.initiated_event_id) if run is not None else None
-    if run is None or child is None or child.started:
+    run = step.run(body.run_id)
+    child = _find(run, body.initiated_event_id) if run.exists else None
+    if child is None or child.started:
         return
     if not run.is_open:
         run.set_part(CHILD, number_id(body.initiated_event_id), None)
@@ -419,11 +472,14 @@ _WITH_RETRY_STATE = (
 @handles_body(bodies.ChildClosed)
 def child_closed(step: Step, body: bodies.ChildClosed) -> None:
     """The child closed for good."""
-    run = _parent(step, body.run_id)
-    child = _find(run, body.initiated_event_id) if run is not None and run.is_open else None
-    if run is None or child is None or not child.started:
+    run = _heir(step, body.run_id, body.initiated_event_id)
+    child = _find(run, body.initiated_event_id) if run is not None else None
+    if run is None or child is None or child.workflow_id != body.child_workflow_id:
         return
-    if (child.workflow_id, child.run_id) != (body.child_workflow_id, body.child_first_run_id):
+    if not child.started:  # A reset cut its start off, and asks for it.
+        _record_started(run, child, body.child_first_run_id)
+        child = _find(run, body.initiated_event_id)
+    if child is None or child.run_id != body.child_first_run_id:
         return
     event = HistoryEvent.FromString(body.event)
     source: Any = getattr(event, str(event.WhichOneof("attributes")))

@@ -103,18 +103,16 @@ def excluded(request: ResetWorkflowExecutionRequest) -> frozenset[int]:
 
 
 def excludes_all(types: frozenset[int]) -> bool:
-    """Whether nothing at all comes again."""
+    """Whether nothing comes again that was recorded before the reset."""
     return all(value in types for value in EXCLUDE.values() if value)
 
 
 def comes_again(event: HistoryEvent, types: frozenset[int]) -> bool:
     """Whether an event after the reset point is one for the new run too.
 
-    When all types are excluded only the beginnings of children are: a child that runs is not started again.
+    When all types are excluded, only events that the reset itself adds to the base run are asked about.
     """
     kind = event.event_type
-    if excludes_all(types):
-        return kind in _CHILD_BEGINNINGS
     if kind == EVENT.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
         return EXCLUDE.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL not in types
     if kind == EVENT.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED:
@@ -286,6 +284,7 @@ def _open(step: Step, run: Run, core: state.Core, request: ResetWorkflowExecutio
                 execution_expires_ms=execution_expires_ms,
                 run_expires_ms=run_expires_ms,
                 create_request_id=request.request_id,
+                copied_event_id=core.next_event_id - 1,
             )
         )
     )
@@ -331,16 +330,25 @@ def _fail_task(run: Run, base: Run, request: ResetWorkflowExecutionRequest) -> N
 
 
 def _revive(run: Run) -> None:
-    """Have what the copied part left pending go on: activities start anew, timers keep their time."""
+    """Have what the copied part left pending go on: activities start anew, timers keep their time.
+
+    What another workflow was asked for is asked for again. A child is asked for too: it may run already, for the base
+    run, and then goes on under the new run. One that the base run was told of as started is not asked about: if it
+    ended after the base run and before the reset, the new run waits for it in vain, as on the real server.
+    """
     now_ms = run.step.now_ms
     for _, activity in run.entity.items(state.ACTIVITY):
         scheduled = msgspec.structs.replace(activity, first_scheduled_ms=now_ms, attempt_scheduled_ms=now_ms)
         run.note(facts.ActivityDispatched(scheduled))
-    for kind, event_type in (
+    for _, child in run.entity.items(state.CHILD):
+        if not child.started:
+            kind = EVENT.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED
+            run.note(Resent(HistoryEvent(event_id=child.initiated_event_id, event_type=kind)))
+    for part_kind, event_type in (
         (state.EXTERNAL_SIGNAL, EVENT.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED),
         (state.EXTERNAL_CANCEL, EVENT.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED),
     ):
-        for _, external in run.entity.items(kind):
+        for _, external in run.entity.items(part_kind):
             event = HistoryEvent(event_id=external.initiated_event_id, event_type=event_type)
             getattr(event, ATTRIBUTES[event_type]).ParseFromString(external.initiated)
             run.note(Resent(event))

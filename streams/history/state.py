@@ -56,7 +56,8 @@ class Core(msgspec.Struct):
 
     `status` is the API's WorkflowExecutionStatus; `next_event_id` the id that the next event of the history gets;
     `close_attempted` says that the last workflow task failed because it would have closed the run over events it had
-    not seen; `update_count` counts the updates ever admitted.
+    not seen; `update_count` counts the updates ever admitted; `copied_event_id` is the last event that a reset took
+    from another run, 0 in a run that no reset made.
     """
 
     namespace: str
@@ -107,6 +108,7 @@ class Core(msgspec.Struct):
     faulted: str = ""
     build_id: str = ""
     original_start_ms: int = 0
+    copied_event_id: int = 0
 
     def deadline_ms(self) -> int:
         """The earliest deadline of the run itself."""
@@ -230,7 +232,8 @@ class Timer(msgspec.Struct, frozen=True):
 class Child(msgspec.Struct, frozen=True):
     """A child workflow that was initiated and has not closed. `started_event_id` is 0 until it runs.
 
-    `initiated` are its StartChildWorkflowExecutionInitiatedEventAttributes.
+    `initiated` are its StartChildWorkflowExecutionInitiatedEventAttributes, `user_metadata` the encoded UserMetadata
+    of that event. One that started only after its parent's close stays as started, without a run id.
     """
 
     initiated_event_id: int
@@ -242,6 +245,7 @@ class Child(msgspec.Struct, frozen=True):
     run_id: str = ""
     started_event_id: int = 0
     started: bool = False
+    user_metadata: bytes = b""
 
 
 class External(msgspec.Struct, frozen=True):

@@ -108,6 +108,7 @@ def test_late_records_for_a_deleted_run_change_nothing(workflows: Workflows) -> 
         bodies.StickyUnavailable(*named, bodies.WORKFLOW_TASK, 2, 1, 1, ""),
         bodies.ChildStarted(*named, 5, NAMESPACE, "child", "r"),
         bodies.ChildStartFailed(*named, 5, 1),
+        bodies.ChildFound(*named, 5, "child", "r", "p", False),
         bodies.ChildClosed(*named, 5, NAMESPACE, "child", "r", b"", "r"),
         bodies.ExternalAnswered(NAMESPACE, "wf", "signal", run_id, 5, 0),
         bodies.ParentClosed(*named, 1, "parent", "p"),

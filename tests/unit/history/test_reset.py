@@ -6,7 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from temporalio.api.enums.v1 import EventType, ResetReapplyExcludeType, ResetReapplyType
+from temporalio.api.command.v1 import Command
+from temporalio.api.enums.v1 import (
+    EventType,
+    ParentClosePolicy,
+    ResetReapplyExcludeType,
+    ResetReapplyType,
+)
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.workflowservice import v1 as api
 
@@ -21,6 +27,7 @@ from tests.unit.history.support import (
     activity,
     command,
     complete,
+    payload,
     seconds,
 )
 
@@ -76,6 +83,8 @@ class Preparation:
     def later(self, first: int) -> tuple[bytes, ...]:
         """The base run's events from `first` that come again."""
         types = reset.excluded(self.request)
+        if reset.excludes_all(types):
+            return ()
         return tuple(
             event.SerializeToString(deterministic=True)
             for event in self.world.events[self.base.base_run_id][first - 1 : self.seen - 1]
@@ -279,13 +288,7 @@ def test_signal_that_comes_while_the_reset_is_prepared_is_not_lost(workflows: Wo
 
 
 def test_child_that_runs_goes_on_under_the_new_run(workflows: Workflows) -> None:
-    start = command(
-        "START_CHILD_WORKFLOW_EXECUTION",
-        workflow_id="child",
-        workflow_type={"name": "Child"},
-        task_queue={"name": "child"},
-    )
-    workflows.step(start)
+    workflows.step(child())
     workflows.step()
     workflows.signal()
     workflows.step()
@@ -294,14 +297,100 @@ def test_child_that_runs_goes_on_under_the_new_run(workflows: Workflows) -> None
     assert names(workflows.events[NEW])[-1] == "CHILD_WORKFLOW_EXECUTION_COMPLETED"
 
 
+def child(**fields: Any) -> Command:
+    """A command that starts a child on a queue of its own."""
+    given = {
+        "workflow_id": "child",
+        "workflow_type": {"name": "Child"},
+        "task_queue": {"name": "child"},
+    } | fields
+    return command("START_CHILD_WORKFLOW_EXECUTION", **given)
+
+
+def closed_before_start(world: Workflows, start: Command) -> str:
+    """Close the parent, and hold the start of the child that it initiated before event 8. Returns its run."""
+    (base,) = world.events
+    world.hold()
+    world.step(start)
+    world.signal()
+    world.step(complete())
+    return base
+
+
+def runs_of_child(world: Workflows) -> list[str]:
+    """The runs of the child's id."""
+    return [row.run_id for row in world.rows.values() if row.workflow_id == "child"]
+
+
+def test_child_whose_start_was_not_told_of_goes_on_under_the_new_run(workflows: Workflows) -> None:
+    base = closed_before_start(workflows, child())
+    do_reset(workflows, 8, base=base)
+    workflows.release()
+    (run_id,) = runs_of_child(workflows)
+    assert workflows.event("CHILD_WORKFLOW_EXECUTION_STARTED").workflow_execution.run_id == run_id
+    first = workflows.history("child")[0].workflow_execution_started_event_attributes
+    assert first.parent_workflow_execution.run_id == base
+    workflows.step(complete(), queue="child")
+    assert names(workflows.events[NEW])[-1] == "CHILD_WORKFLOW_EXECUTION_COMPLETED"
+    workflows.fold.check_refold()
+
+
+def test_child_that_ended_with_a_parent_that_did_not_know_it_starts_again(workflows: Workflows) -> None:
+    start = child()
+    start.user_metadata.summary.CopyFrom(payload("summary"))
+    base = closed_before_start(workflows, start)
+    workflows.release()
+    (ended,) = runs_of_child(workflows)
+    assert names(workflows.events[ended])[-1] == "WORKFLOW_EXECUTION_TERMINATED"
+    workflows.take(bodies.WORKFLOW_TASK, "child")
+    do_reset(workflows, 8, base=base)
+    assert workflows.event("CHILD_WORKFLOW_EXECUTION_STARTED").workflow_execution.run_id != ended
+    assert workflows.history("child")[0].user_metadata.summary == payload("summary")
+    workflows.step(complete(), queue="child")
+    assert names(workflows.events[NEW])[-1] == "CHILD_WORKFLOW_EXECUTION_COMPLETED"
+    workflows.fold.check_refold()
+
+
+def test_child_whose_id_is_taken_fails_for_the_new_run_too(workflows: Workflows) -> None:
+    base = closed_before_start(workflows, child())
+    workflows.start("child", queue="other")
+    workflows.release()
+    do_reset(workflows, 8, base=base)
+    failed = workflows.event("START_CHILD_WORKFLOW_EXECUTION_FAILED")
+    assert (failed.initiated_event_id, failed.workflow_id) == (5, "child")
+
+
+def test_child_of_another_chain_is_not_taken_over(workflows: Workflows) -> None:
+    base = closed_before_start(workflows, child())
+    workflows.release()
+    workflows.start()
+    workflows.step(child(parent_close_policy=ParentClosePolicy.PARENT_CLOSE_POLICY_ABANDON))
+    do_reset(workflows, 8, base=base)
+    assert names(workflows.events[NEW])[-1] == "START_CHILD_WORKFLOW_EXECUTION_FAILED"
+    workflows.fold.check_refold()
+
+
+def test_end_of_a_child_tells_of_its_start_too_when_a_reset_cut_that_off(workflows: Workflows) -> None:
+    workflows.hold()
+    workflows.step(child())
+    workflows.signal()
+    workflows.step()
+    workflows.release()
+    workflows.hold()
+    workflows.step(complete(), queue="child")
+    do_reset(workflows, 9, reset_reapply_exclude_types=EXCLUDE_ALL)
+    workflows.release()
+    assert names(workflows.events[NEW])[8:] == [
+        "WORKFLOW_TASK_FAILED",
+        "WORKFLOW_TASK_SCHEDULED",
+        "CHILD_WORKFLOW_EXECUTION_STARTED",
+        "CHILD_WORKFLOW_EXECUTION_COMPLETED",
+    ]
+    workflows.fold.check_refold()
+
+
 def test_childs_end_after_the_point_comes_again(workflows: Workflows) -> None:
-    start = command(
-        "START_CHILD_WORKFLOW_EXECUTION",
-        workflow_id="child",
-        workflow_type={"name": "Child"},
-        task_queue={"name": "child"},
-    )
-    workflows.step(start)
+    workflows.step(child())
     workflows.step()
     workflows.step(complete(), queue="child")
     workflows.step()
