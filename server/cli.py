@@ -8,6 +8,8 @@ import click
 
 from server.errors import StartupError
 from server.inspect import inspect
+from server.topics import topics
+from server.stores_command import stores
 
 LOG_LEVELS = ("debug", "info", "warn", "error", "never")
 
@@ -18,6 +20,8 @@ def main() -> None:
 
 
 main.add_command(inspect)
+main.add_command(topics)
+main.add_command(stores)
 
 
 @main.command()
