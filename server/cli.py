@@ -8,8 +8,8 @@ import click
 
 from server.errors import StartupError
 from server.inspect import inspect
-from server.topics import topics
 from server.stores_command import stores
+from server.topics import topics
 
 LOG_LEVELS = ("debug", "info", "warn", "error", "never")
 
@@ -54,6 +54,10 @@ def _json_pairs(
                 f"{text!r}, given for {key}, is not JSON; a text goes in double quotes"
             ) from None
     return pairs
+
+
+def _roles(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else [role.strip() for role in value.split(",")]
 
 
 @main.command()
@@ -113,6 +117,64 @@ def dev(config: Path | None, log_level: str | None, log_format: str | None, **fl
         code = run(settings.dev, start_embedded)
     except StartupError as error:
         raise click.ClickException(str(error)) from None
+    raise SystemExit(code)
+
+
+@main.command()
+@click.option(
+    "--roles", callback=_roles, help="Some of gateway,history,matching,timer,materializer.  [default: all]"
+)
+@click.option("--processes", type=int, help="Processes to run, each with these roles.  [default: 1]")
+@click.option("--ip", help="IP address to listen on.  [default: 127.0.0.1]")
+@click.option("-p", "--port", type=int, help="gRPC port; processes share it.  [default: 7233]")
+@click.option(
+    "--metrics-port", type=int, help="Port of /metrics, /ready and /live; one a process from it on."
+)
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), help="[default: warn]")
+@click.option("--log-format", type=click.Choice(("text", "json")), help="[default: text]")
+@click.option("--process", type=int, hidden=True)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    envvar="ODRADEK_CONFIG",
+    help="TOML or YAML file of settings, which flags and the environment override.",
+)
+def serve(
+    config: Path | None, log_level: str | None, log_format: str | None, process: int | None, **flags: Any
+) -> None:
+    """Run a member of a cluster on Kafka: some roles, in one or more processes."""
+    import gc
+    import sys
+
+    gc.disable()
+    from server.settings import load_settings
+
+    log = {"level": log_level, "format": log_format}
+    try:
+        settings = load_settings({"serve": _given(flags), "log": _given(log)}, config)
+        from server.logs import configure_logs
+
+        configure_logs(settings.log.level, settings.log.format)
+        processes = settings.serve.processes
+        if processes > 1 and process is None:
+            from server.supervisor import check_alone, supervise
+
+            check_alone(settings.serve.port)
+            code = supervise(sys.argv[1:], processes)
+        else:
+            from server.api_modules import leave_out_sdk
+
+            leave_out_sdk()
+            from server.serve import run
+
+            code = run(settings, process or 0)
+    except StartupError as error:
+        failure = click.ClickException(str(error))
+        if process is not None:
+            from server.supervisor import CANNOT_START
+
+            failure.exit_code = CANNOT_START
+        raise failure from None
     raise SystemExit(code)
 
 
