@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from streams.kafka.settings import KafkaSettings
 from streams.kafka.topics import WantedTopic, wanted_topics
 
-REQUEST_TIMEOUT_S: Final = 30.0
+REQUEST_TIMEOUT_S: Final = 15.0
 
 
 class ClusterError(Exception):
@@ -46,7 +46,7 @@ class Cluster:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
-        self._client = AdminClient({**settings.client(), "log_level": 3})
+        self._client = AdminClient({"log_level": 0, **settings.client()})
 
     def describe(self) -> dict[str, FoundTopic]:
         """The engine's topics that are there, by their name without prefix."""

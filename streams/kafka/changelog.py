@@ -118,7 +118,8 @@ class PartitionChangelog:
                 # The end of a transaction is soon there: waiting longer to look again costs more than it saves.
                 "retry.backoff.ms": 1,
                 "retry.backoff.max.ms": 5,
-            }
+            },
+            logger=LOG,
         )
         self._calling(lambda: self._started.init_transactions(self._timeout_s))
 

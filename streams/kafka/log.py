@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -15,6 +16,8 @@ from streams.kafka.settings import KafkaSettings
 from streams.runtime.codec import Codec
 from streams.runtime.records import Record
 from streams.runtime.takeover import TakeoverRefusedError
+
+LOG = logging.getLogger(__name__)
 
 READ_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.2
@@ -35,9 +38,10 @@ class Reader:
                 "group.id": name,  # required, and never joined
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
-            }
+            },
+            logger=LOG,
         )
-        self._admin = AdminClient({**settings.client(), "log_level": 3})
+        self._admin = AdminClient({"log_level": 0, **settings.client()})
 
     def start_offset(self, topic: str, partition: int) -> int:
         """The offset of the first record left. Raises ReadError."""

@@ -186,7 +186,7 @@ class Member:
             self._settle_timeout_s,
         )
         self._deletion = RecordDeletion(self._settings, self.role, self._topic, self._materialised)
-        self._consumer = Consumer(self._group(cluster))
+        self._consumer = Consumer(self._group(cluster), logger=LOG)
         self._consumer.subscribe([self._topic], self._assigned, self._revoked, self._lost)
 
     def _group(self, cluster: Cluster) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -16,6 +17,8 @@ from streams.kafka.settings import KafkaSettings
 from streams.runtime.codec import Codec
 from streams.runtime.partition import DeadLetter
 from streams.runtime.records import Record
+
+LOG = logging.getLogger(__name__)
 
 Acknowledged = Callable[[], None]
 
@@ -38,7 +41,7 @@ class Outlet:
         self._topics = {name: names.topic(name) for name in ALL_TOPICS}
         self._codec = codec
         self._partitions = partitions
-        self._producer = Producer(settings.producer())
+        self._producer = Producer(settings.producer(), logger=LOG)
         self.failure = ""
 
     def append(self, record: Record, acknowledged: Acknowledged | None = None) -> None:
