@@ -46,7 +46,7 @@ class Cluster:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
-        self._client = AdminClient({"log_level": 0, **settings.client()})
+        self._client = AdminClient({**settings.client(), "log_level": 0})
 
     def describe(self) -> dict[str, FoundTopic]:
         """The engine's topics that are there, by their name without prefix."""

@@ -41,7 +41,7 @@ class Reader:
             },
             logger=LOG,
         )
-        self._admin = AdminClient({"log_level": 0, **settings.client()})
+        self._admin = AdminClient({**settings.client(), "log_level": 0})
 
     def start_offset(self, topic: str, partition: int) -> int:
         """The offset of the first record left. Raises ReadError."""

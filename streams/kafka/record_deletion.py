@@ -34,7 +34,7 @@ class RecordDeletion:
         self._safety_span = settings.safety_span
         self._topic = topic
         self._materialised = materialised if role == "history" else None
-        self._client = AdminClient({"log_level": 0, **settings.client()}) if self._enabled else None
+        self._client = AdminClient({**settings.client(), "log_level": 0}) if self._enabled else None
 
     def delete(self, owners: list[tuple[Owner, PartitionStatus]]) -> None:
         """Begin the deletion of what may go by now; never waits."""
