@@ -56,6 +56,12 @@ def _json_pairs(
     return pairs
 
 
+class _CannotStart(click.ClickException):
+    """Tells a supervisor not to start the process again (server.supervisor.CANNOT_START)."""
+
+    exit_code = 78
+
+
 def _roles(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
     return None if value is None else [role.strip() for role in value.split(",")]
 
@@ -169,12 +175,7 @@ def serve(
 
             code = run(settings, process or 0)
     except StartupError as error:
-        failure = click.ClickException(str(error))
-        if process is not None:
-            from server.supervisor import CANNOT_START
-
-            failure.exit_code = CANNOT_START
-        raise failure from None
+        raise (click.ClickException if process is None else _CannotStart)(str(error)) from None
     raise SystemExit(code)
 
 

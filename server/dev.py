@@ -64,7 +64,7 @@ def run(settings: DevSettings, start: Start) -> int:
 
 
 async def _run(settings: DevSettings, path: Path, limits: Limits, start: Start) -> int:
-    stopping = _stop_signal()
+    stopping = stop_signal()
     check_port("port", settings.ip, settings.port)
     registry = Registry()
     async with AsyncExitStack() as stack:
@@ -77,7 +77,7 @@ async def _run(settings: DevSettings, path: Path, limits: Limits, start: Start) 
         gc.freeze()
         gc.set_threshold(GC_ALLOCATIONS, 20, 100)
         gc.enable()
-        failure = await _wait(stopping, server)
+        failure = await wait_for_end(stopping, server)
         if failure is not None:
             _log.error("the engine stopped", reason=str(failure), exc_info=failure)
             return 1
@@ -89,7 +89,7 @@ async def _run(settings: DevSettings, path: Path, limits: Limits, start: Start) 
     return 0
 
 
-def _stop_signal() -> asyncio.Event:
+def stop_signal() -> asyncio.Event:
     """Returns what the first SIGINT or SIGTERM sets; a second one ends the process at once."""
     stopping = asyncio.Event()
 
@@ -112,7 +112,7 @@ async def _serve_metrics(settings: DevSettings, registry: Registry) -> MetricsEn
     return endpoint
 
 
-async def _wait(stopping: asyncio.Event, server: Server) -> BaseException | None:
+async def wait_for_end(stopping: asyncio.Event, server: Server) -> BaseException | None:
     """Waits for the signal or the engine's failure, and returns the latter."""
     signalled = asyncio.create_task(stopping.wait())
     failed = asyncio.create_task(server.failed())

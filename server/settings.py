@@ -19,6 +19,8 @@ from pydantic_settings import SettingsError as SourceError
 from pydantic_settings.sources import InitSettingsSource
 
 from server.errors import StartupError
+from streams.kafka.settings import KafkaSettings
+from streams.stores.settings import CassandraSettings, PostgresSettings
 
 ENVIRONMENT_PREFIX: Final = "ODRADEK_"
 CONFIG_VARIABLE: Final = "ODRADEK_CONFIG"
@@ -48,6 +50,8 @@ def _search_attribute_type(value: Any) -> Any:
     raise ValueError(f"{value!r} is not one of {', '.join(SEARCH_ATTRIBUTE_TYPES)}")
 
 
+Role = Literal["gateway", "history", "matching", "timer", "materializer"]
+ROLES: Final[tuple[Role, ...]] = ("gateway", "history", "matching", "timer", "materializer")
 Ip = Annotated[str, AfterValidator(_ip)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 NamespaceName = Annotated[str, Field(pattern=r"^[^/\x1f]+$", max_length=NAMESPACE_MAX_LENGTH)]
@@ -74,6 +78,25 @@ class DevSettings(_Section):
     dynamic_config: dict[str, Any] = {}
 
 
+class ServeSettings(_Section):
+    """A member of a cluster: some roles of the engine on Kafka, in one or more processes."""
+
+    roles: Annotated[tuple[Role, ...], Field(min_length=1)] = ROLES
+    processes: Annotated[int, Field(ge=1, le=256)] = 1
+    ip: Ip = "127.0.0.1"
+    port: Port = 7233  # 0: a free one
+    metrics_port: Port = 0  # of the first process, the others count on; 0: free ones
+    gateway_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*$", max_length=100)] = ""
+    """Tells this member's gateways from all others of the cluster; empty: the host's name and the port."""
+    reply_partition: Annotated[int, Field(ge=0)] | None = None
+    """What the gateway of the first process reads, the others count on; None: what follows from their ids."""
+    sqlite_stores: Path | None = None
+    """The file of both stores, for one machine without Cassandra and PostgreSQL."""
+    namespaces: tuple[NamespaceName, ...] = ()
+    search_attributes: dict[SearchAttributeName, SearchAttributeType] = {}
+    dynamic_config: dict[str, Any] = {}
+
+
 class LogSettings(_Section):
     """What is logged, and in which form, to standard error."""
 
@@ -89,6 +112,10 @@ class Settings(BaseSettings):
     )
 
     dev: DevSettings = DevSettings()
+    serve: ServeSettings = ServeSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    cassandra: CassandraSettings = CassandraSettings()
+    postgres: PostgresSettings = PostgresSettings()
     log: LogSettings = LogSettings()
 
     @classmethod

@@ -7,7 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -25,6 +25,7 @@ from streams.runtime.codec import Codec
 from streams.runtime.failures import EngineFailedError
 from streams.runtime.records import Correlation, Record, Reply
 from streams.stores.damage import StoreError
+from streams.stores.history import HistoryReader
 
 LOG = logging.getLogger(__name__)
 
@@ -54,15 +55,6 @@ _BROADCAST: Final = (LimitsChanged, GatewayLease)
 """What every partition of its topic has to know."""
 
 
-class EventStore(Protocol):
-    """What is needed of a history store (`streams.stores.history.HistoryStore`)."""
-
-    async def read(
-        self, run_id: str, first_event_id: int, last_event_id: int, max_bytes: int
-    ) -> list[tuple[int, bytes]]:
-        """Committed events, ids ascending, without a gap. Raises StoreError."""
-
-
 class KafkaEngine:
     """Implements `gateway.engine.Engine` on Kafka. Belongs to the event loop's thread.
 
@@ -79,7 +71,7 @@ class KafkaEngine:
         gateway_id: str,
         codec: Codec,
         registry: RegistryFollower,
-        history: EventStore,
+        history: HistoryReader,
         *,
         on_failure: Callable[[BaseException], None],
         reply_partition: int | None = None,

@@ -154,11 +154,15 @@ class SqliteVisibilitySink(_Sink):
 
 
 class SqliteStores:
-    """The file at `path`: its readers, and what materializers write it with. Raises StoreError."""
+    """The file at `path`: its readers, and what materializers write it with. Raises StoreError.
 
-    def __init__(self, path: Path) -> None:
+    `types_of` gives a namespace's custom search attributes.
+    """
+
+    def __init__(self, path: Path, types_of: Callable[[str], Mapping[str, int]]) -> None:
         create_file(path)
         self._path = path
+        self._types_of = types_of
         self._readers = SqliteReaders(path)
         self.history = SqliteHistoryStore(self._readers)
         self.visibility = SqliteVisibilityStore(self._readers)
@@ -167,9 +171,9 @@ class SqliteStores:
         """What a materializer of histories writes."""
         return SqliteHistorySink(self._path, self.history)
 
-    def visibility_sink(self, types_of: Callable[[str], Mapping[str, int]]) -> SqliteVisibilitySink:
+    def visibility_sink(self) -> SqliteVisibilitySink:
         """What a materializer of visibility writes."""
-        return SqliteVisibilitySink(self._path, self.visibility, types_of)
+        return SqliteVisibilitySink(self._path, self.visibility, self._types_of)
 
     def close(self) -> None:
         """Close what reads."""

@@ -136,7 +136,7 @@ def test_a_variable_that_is_not_json_is_named(monkeypatch: pytest.MonkeyPatch) -
     [
         ("c.toml", "[dev", "is not valid TOML"),
         ("c.yaml", "dev: [", "is not valid YAML"),
-        ("c.yaml", "- dev", "must hold sections (dev, log)"),
+        ("c.yaml", "- dev", "must hold sections (dev, serve, kafka, cassandra, postgres, log)"),
         ("c.ini", "", "must end in .toml, .yaml or .yml"),
     ],
 )

@@ -1,0 +1,90 @@
+"""``odradek serve``: one process of a cluster's member, from start to exit."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from contextlib import AsyncExitStack
+from importlib import metadata
+
+import structlog
+import uvloop
+
+from gateway.metrics import Registry
+from gateway.metrics_endpoint import MetricsEndpoint
+from server.dev import DRAIN_TIMEOUT_S, GC_ALLOCATIONS, stop_signal, wait_for_end
+from server.errors import StartupError
+from server.member import MemberProcess
+from server.ports import address, check_port
+from server.settings import Settings
+from streams.limits import Limits, limits_from_dynamic_config
+
+_log = structlog.get_logger(__name__)
+
+
+def run(settings: Settings, index: int) -> int:
+    """Runs process ``index`` until it is told to stop; returns the exit code. Raises :class:`StartupError`."""
+    try:
+        limits, warnings = limits_from_dynamic_config(settings.serve.dynamic_config)
+    except ValueError as error:
+        raise StartupError(str(error)) from None
+    for warning in warnings:
+        _log.warning(warning)
+    return uvloop.run(_run(settings, index, limits))
+
+
+async def _run(settings: Settings, index: int, limits: Limits) -> int:
+    stopping = stop_signal()
+    registry = Registry()
+    async with AsyncExitStack() as stack:
+        member = MemberProcess(settings, index, limits, registry)
+        endpoint = await _serve_probes(settings, index, registry, member)
+        stack.push_async_callback(endpoint.stop)
+        stack.push_async_callback(member.stop)
+        started = asyncio.create_task(member.start())
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait((started, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not started.done():
+            started.cancel()
+            await asyncio.gather(started, return_exceptions=True)
+            return 0
+        await started
+        _print_banner(settings, index, member.port, endpoint.port)
+        # What the imports made lives as long as the process: the collector need not look at it again.
+        gc.freeze()
+        gc.set_threshold(GC_ALLOCATIONS, 20, 100)
+        gc.enable()
+        failure = await wait_for_end(stopping, member)
+        if failure is not None:
+            _log.error("the member cannot go on", reason=str(failure), exc_info=failure)
+            return 1
+        print("Stopping server...", flush=True)
+        try:
+            await asyncio.wait_for(member.drain(), DRAIN_TIMEOUT_S)
+        except TimeoutError:
+            _log.warning("calls were cut off that did not end in time", timeout_s=DRAIN_TIMEOUT_S)
+    return 0
+
+
+async def _serve_probes(
+    settings: Settings, index: int, registry: Registry, member: MemberProcess
+) -> MetricsEndpoint:
+    ip, port = settings.serve.ip, settings.serve.metrics_port
+    port = port + index if port else 0
+    check_port("metrics port", ip, port)
+    endpoint = MetricsEndpoint(registry, {"/ready": member.why_not_ready, "/live": member.why_stuck})
+    await endpoint.start(ip, port)
+    return endpoint
+
+
+def _print_banner(settings: Settings, index: int, port: int, metrics_port: int) -> None:
+    serve = settings.serve
+    print(f"Odradek {metadata.version('odradek-server')}, process {index} of {serve.processes}\n")
+    print(f"{'Roles:':<10}{', '.join(serve.roles)}")
+    print(f"{'Kafka:':<10}{settings.kafka.brokers}")
+    if port:
+        print(f"{'Server:':<10}{address(serve.ip, port)}")
+    print(f"{'Metrics:':<10}http://{address(serve.ip, metrics_port)}/metrics")
+    sys.stdout.flush()
