@@ -11,12 +11,11 @@ from typing import Final
 
 from confluent_kafka import Message
 
-from streams import topology
-from streams.bodies import HistoryBatch, ReplyRecord, RunDeleted
+from streams.bodies import HistoryBatch, ReplyRecord
 from streams.kafka import wire
 from streams.kafka.changelog import PartitionChangelog
+from streams.kafka.inline_events import InlineEvents
 from streams.kafka.outlet import Outlet
-from streams.kafka.recent import RecentEvents
 from streams.kafka.settings import KafkaSettings
 from streams.kafka.status import MemberStatus, PartitionStatus
 from streams.runtime.checkpoints import Checkpoint
@@ -63,7 +62,7 @@ class Ownership:
         self._member = member
         self._status = status
         self._deliver_locally = deliver_locally
-        self._recent = RecentEvents()
+        self._recent = InlineEvents()
         self._next = owner.partition.offset + 1
         self._folded_since_cut = 0
         self._changed_since_ms = 0
@@ -135,8 +134,8 @@ class Ownership:
             if record.origin_offset != offset:
                 offset = record.origin_offset
                 acknowledged = partial(owner.acknowledge, offset)
-            if record.topic == topology.HISTORY:
-                self._remember(record)
+            if isinstance(record.body, HistoryBatch):
+                self._recent.add(record.body.run_id, record.body.first_event_id, record.body.events)
             outlet.append(record, acknowledged)
             status.emitted_total += 1
         while owner.replies:
@@ -149,17 +148,8 @@ class Ownership:
         while owner.warnings:
             LOG.warning(owner.warnings.popleft())
 
-    def _remember(self, record: Record) -> None:
-        if isinstance(record.body, HistoryBatch):
-            self._recent.add(record.body)
-        elif isinstance(record.body, RunDeleted):
-            self._recent.forget(record.body.run_id)
-
     def _reply(self, offset: int, correlation: Correlation, reply: Reply) -> None:
-        first: int = 0
-        events: tuple[bytes, ...] = ()
-        if reply.attach_run:
-            first, events = self._recent.newest(reply.attach_run, reply.attach_first, reply.attach_last)
+        first, events = self._attached(reply)
         record = ReplyRecord(
             correlation.gateway,
             correlation.epoch,
@@ -181,6 +171,14 @@ class Ownership:
             LOG.warning("a reply to %r is dropped: it names no partition of replies", correlation.gateway)
             self._member.dropped_replies_total += 1
             self.owner.acknowledge(offset)
+
+    def _attached(self, reply: Reply) -> tuple[int, tuple[bytes, ...]]:
+        """The events at the end of those that belong to a reply, as far as they are still here."""
+        if reply.attach_run:
+            first, events = self._recent.get(reply.attach_run, reply.attach_first, reply.attach_last)
+            if events and first + len(events) - 1 == reply.attach_last:
+                return first, tuple(events)
+        return 0, ()
 
     # Time
 
