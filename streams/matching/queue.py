@@ -345,7 +345,6 @@ class Queue:
                 task.stamp,
                 task.query_id,
                 poll,
-                self.entity.count(TASK),
             ),
         )
 
