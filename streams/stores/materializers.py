@@ -103,18 +103,7 @@ class HistorySink:
                 else:
                     self._store.write(
                         tx,
-                        [
-                            EventBatch(
-                                b.namespace,
-                                b.workflow_id,
-                                b.run_id,
-                                b.first_event_id,
-                                b.last_event_id,
-                                b.events,
-                                b.time_ms,
-                            )
-                            for b in group
-                        ],
+                        [event_batch(b) for b in group],
                     )
 
         return write
@@ -216,11 +205,30 @@ class VisibilitySink:
         """See Sink."""
 
 
-def visibility_row(body: bodies.RunVisible, types: Mapping[str, int]) -> VisibilityRow:
-    """The store's row of what the log says of a run; `types` are the namespace's custom attributes."""
+def event_batch(body: bodies.HistoryBatch) -> EventBatch:
+    """The store's batch of what the log says became part of a history."""
+    return EventBatch(
+        body.namespace,
+        body.workflow_id,
+        body.run_id,
+        body.first_event_id,
+        body.last_event_id,
+        body.events,
+        body.time_ms,
+    )
+
+
+def visibility_row(
+    body: bodies.RunVisible, types: Mapping[str, int], *, trust_marks: bool = False
+) -> VisibilityRow:
+    """The store's row of what the log says of a run; `types` are the namespace's custom attributes.
+
+    `trust_marks` as of `decode_search_values`.
+    """
     values: Mapping[str, SearchValue] = {}
     if body.search_attributes:
-        values = decode_search_values(SearchAttributesMessage.FromString(body.search_attributes), types)
+        message = SearchAttributesMessage.FromString(body.search_attributes)
+        values = decode_search_values(message, types, trust_marks=trust_marks)
     closed = body.close_time_ns != 0
     return VisibilityRow(
         namespace_id=body.namespace,

@@ -15,8 +15,18 @@ class SearchValueError(ValueError):
     """A payload that is not a value of its attribute's type."""
 
 
-def decode_search_values(message: SearchAttributes, types: Mapping[str, int]) -> dict[str, SearchValue]:
+_MARKED_TYPES: Mapping[bytes, ValueType] = {
+    "".join(part.capitalize() for part in type_.name.split("_")).encode(): type_ for type_ in ValueType
+}
+
+
+def decode_search_values(
+    message: SearchAttributes, types: Mapping[str, int], *, trust_marks: bool = False
+) -> dict[str, SearchValue]:
     """The typed values of search attributes; `types` are the namespace's custom attributes (IndexedValueType).
+
+    With `trust_marks` an attribute that is in none of these has the type that its payload is marked with: for
+    readers that may hear of attributes later than of their values.
 
     Attributes that are unknown, unset, or not of their type are left out: they were refused when they were set,
     or their attribute has been removed since.
@@ -24,6 +34,8 @@ def decode_search_values(message: SearchAttributes, types: Mapping[str, int]) ->
     found: dict[str, SearchValue] = {}
     for name in sorted(message.indexed_fields):
         number = types.get(name) or PREDEFINED_ATTRIBUTES.get(name)
+        if number is None and trust_marks:
+            number = _MARKED_TYPES.get(message.indexed_fields[name].metadata.get("type", b""))
         if number is None:
             continue
         try:

@@ -38,8 +38,10 @@ from streams.stores.visibility_hints import Hints, hints_of, required_terms
 SqlCondition = sa.ColumnElement[bool]
 SqlValue = sa.ColumnElement[object]
 
-_INTEGERS = frozenset(
-    name for name in COLUMNS if name.endswith(("_ns", "_order", "_length", "_bytes", "_count"))
+INTEGER_COLUMNS = frozenset(
+    name
+    for name in COLUMNS
+    if name.endswith(("_ns", "_order", "_length", "_bytes", "_count")) or name in ("status", "version")
 )
 TABLE = sa.Table(
     "visibility",
@@ -47,11 +49,7 @@ TABLE = sa.Table(
     *(
         sa.Column(
             name,
-            sa.BigInteger()
-            if name in _INTEGERS or name in ("status", "version")
-            else sa.LargeBinary()
-            if name == "memo"
-            else sa.Text(),
+            sa.BigInteger() if name in INTEGER_COLUMNS else sa.LargeBinary() if name == "memo" else sa.Text(),
             primary_key=name in KEY_COLUMNS,
         )
         for name in COLUMNS

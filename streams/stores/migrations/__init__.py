@@ -1,0 +1,1 @@
+"""The schemas of the stores, version by version."""
