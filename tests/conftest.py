@@ -16,18 +16,34 @@ START_TIMEOUT_S = 20
 STOP_TIMEOUT_S = 20
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What the server under test stands on."""
+    parser.addoption(
+        "--footing",
+        choices=("embedded", "kafka", "cluster"),
+        default="embedded",
+        help="The server stands on an SQLite file, on Kafka with its stores in one, or on Kafka and databases.",
+    )
+
+
 @pytest.fixture(scope="session")
-def server_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The host:port of a server with the namespace "default".
 
-    The server at ODRADEK_TEST_ADDRESS where that is set, else one started for this test run on a fresh
-    database file.
+    The server at ODRADEK_TEST_ADDRESS where that is set, else one started for this test run, on what `--footing`
+    says: a fresh database file, or fresh topics and stores.
     """
     if given := os.environ.get("ODRADEK_TEST_ADDRESS"):
         _wait_until_ready(given, None)
         yield given
         return
     folder = tmp_path_factory.mktemp("server")
+    if (footing := request.config.getoption("--footing")) != "embedded":
+        from tests.support.cluster_footing import server_on_kafka
+
+        with server_on_kafka(folder, cluster_stores=footing == "cluster") as address:
+            yield address
+        return
     port = _free_port()
     command = [
         Path(sys.executable).with_name("odradek"),

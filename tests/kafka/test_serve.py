@@ -1,0 +1,158 @@
+"""`odradek serve` on a real broker: the official SDK works a workflow, over one process and over several."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from temporalio import activity, workflow
+from temporalio.client import Client, WorkflowHandle
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+
+from deploy.local.kafka import KafkaCluster
+from deploy.local.ports import free_ports
+from tests.support import cluster_server
+from tests.support.cluster_server import ServerProcess
+
+
+@activity.defn
+async def add(left: int, right: int) -> int:
+    """An activity."""
+    return left + right
+
+
+@workflow.defn
+class Counter:
+    """An activity and a timer, with signals, queries and updates meanwhile, until it is told to finish."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.finished = False
+
+    @workflow.run
+    async def run(self, start: int) -> int:
+        """The count when told to finish."""
+        self.count += await workflow.execute_activity(
+            add, args=[start, 1], start_to_close_timeout=timedelta(seconds=20)
+        )
+        await asyncio.sleep(0.05)
+        await workflow.wait_condition(lambda: self.finished)
+        return self.count
+
+    @workflow.signal
+    def bump(self, by: int) -> None:
+        """Add to the count."""
+        self.count += by
+
+    @workflow.query
+    def current(self) -> int:
+        """The count."""
+        return self.count
+
+    @workflow.update
+    async def raised(self, by: int) -> bool:
+        """Add to the count; whether it was positive before."""
+        before, self.count = self.count, self.count + by
+        return before > 0
+
+    @workflow.signal
+    def finish(self) -> None:
+        """Let it return."""
+        self.finished = True
+
+
+class Ports:
+    """The ports of one member of up to two processes."""
+
+    def __init__(self) -> None:
+        (self.grpc,) = free_ports(1)
+        (self.metrics,) = free_ports(1)
+
+
+@pytest.fixture
+def ports() -> Ports:
+    """Ports for the member of a test."""
+    return Ports()
+
+
+@pytest.fixture
+def config(tmp_path: Path, broker: KafkaCluster, topic_prefix: str, ports: Ports) -> Path:
+    """Settings of a member with its stores in a file; the topics are there."""
+    path = cluster_server.write_settings(
+        tmp_path / "settings.yaml",
+        brokers=broker.bootstrap_servers,
+        prefix=topic_prefix,
+        port=ports.grpc,
+        metrics_port=ports.metrics,
+        stores=cluster_server.sqlite_stores(tmp_path),
+    )
+    cluster_server.prepare_cluster(path, migrate=False)
+    return path
+
+
+@pytest.fixture
+def server(config: Path, tmp_path: Path, ports: Ports) -> Iterator[ServerProcess]:
+    """All roles in one process."""
+    with cluster_server.serving(config, tmp_path / "log", metrics_ports=(ports.metrics,)) as server:
+        yield server
+
+
+async def work_one(client: Client) -> WorkflowHandle[Counter, int]:
+    """Run a Counter through everything it does."""
+    queue = f"queue-{uuid.uuid4()}"
+    worker = Worker(
+        client,
+        task_queue=queue,
+        workflows=[Counter],
+        activities=[add],
+        workflow_runner=UnsandboxedWorkflowRunner(),
+    )
+    async with worker:
+        handle = await client.start_workflow(Counter.run, 1, id=f"counter-{uuid.uuid4()}", task_queue=queue)
+        await handle.signal(Counter.bump, 10)
+        assert await handle.execute_update(Counter.raised, 100)
+        await handle.signal(Counter.bump, 5)
+        assert await handle.query(Counter.current) in (115, 117)  # whether the activity is done by then
+        await handle.signal(Counter.finish)
+        assert await handle.result() == 117
+    return handle
+
+
+async def test_a_workflow_runs_over_one_process(server: ServerProcess, ports: Ports) -> None:
+    client = await Client.connect(f"127.0.0.1:{ports.grpc}")
+    handle = await work_one(client)
+    # Right after the close, whether or not the store has it yet.
+    events = [event async for event in handle.fetch_history_events()]
+    assert [event.event_id for event in events] == list(range(1, len(events) + 1))
+    assert events[-1].HasField("workflow_execution_completed_event_attributes")
+    assert cluster_server.probe(ports.metrics, "/live") is None
+    numbers = cluster_server.metrics(ports.metrics)
+    assert numbers['odradek_partition_owned{processor="history",partition="0"}'] == 1
+    assert numbers["odradek_gateway_records_total"] > 0
+
+
+async def test_a_member_that_starts_again_goes_on(config: Path, tmp_path: Path, ports: Ports) -> None:
+    queue = f"queue-{uuid.uuid4()}"
+    with cluster_server.serving(config, tmp_path / "log", metrics_ports=(ports.metrics,)):
+        client = await Client.connect(f"127.0.0.1:{ports.grpc}")
+        handle = await client.start_workflow(Counter.run, 1, id=f"counter-{uuid.uuid4()}", task_queue=queue)
+        await handle.signal(Counter.bump, 3)
+        await handle.signal(Counter.finish)
+    with cluster_server.serving(config, tmp_path / "log", metrics_ports=(ports.metrics,)):
+        client = await Client.connect(f"127.0.0.1:{ports.grpc}")
+        handle = client.get_workflow_handle_for(Counter.run, handle.id)
+        worker = Worker(
+            client,
+            task_queue=queue,
+            workflows=[Counter],
+            activities=[add],
+            workflow_runner=UnsandboxedWorkflowRunner(),
+        )
+        async with worker:
+            assert await handle.result() == 5
+        events = [event async for event in handle.fetch_history_events()]
+        assert [event.event_id for event in events] == list(range(1, len(events) + 1))
