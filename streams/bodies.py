@@ -65,7 +65,7 @@ class StartTask(msgspec.Struct, frozen=True):
     """Matching paired a task with a poll: record it as started and send it to the poll's gateway.
 
     `task_kind` is "workflow", "activity" or "query"; `scheduled_event_id`, `attempt` and `stamp` name the task,
-    `query_id` a query task. Not past `poll.deadline_ms`.
+    `query_id` a query task. Not past `poll.deadline_ms`. `backlog_count` is how many tasks were left in the queue.
     """
 
     namespace: str
@@ -77,6 +77,7 @@ class StartTask(msgspec.Struct, frozen=True):
     stamp: int
     query_id: str
     poll: Poll
+    backlog_count: int = 0
 
 
 class TaskUndelivered(msgspec.Struct, frozen=True):

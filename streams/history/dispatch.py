@@ -49,7 +49,7 @@ def _start_workflow_task(run: Run, body: bodies.StartTask) -> bool:
         poll_id=body.poll.id,
         version=_version(body.poll),
     )
-    responses.reply_poll(run, responses.poll_correlation(body.poll))
+    responses.reply_poll(run, responses.poll_correlation(body.poll), body.backlog_count)
     return True
 
 

@@ -272,6 +272,7 @@ def start_direct(run: Run, body: bodies.StartTask) -> bool:
         previous_started_event_id=core.last_started_event_id,
         attempt=1,
         query=WorkflowQuery.FromString(query.query),
+        backlog_count_hint=body.backlog_count,
         workflow_execution_task_queue=task_events.task_queue_message(core.task_queue, False, ""),
     )
     response.workflow_type.name = core.workflow_type

@@ -62,15 +62,12 @@ def workflow_task(
     return response, first, core.next_event_id - 1
 
 
-def reply_poll(run: Run, correlation: Correlation) -> None:
-    """Send the task that just started to the poll it was matched with.
-
-    Without a hint of the backlog: while there is one, SDKs poll no queue but their sticky one, and under a steady
-    load new workflows would never get a worker.
-    """
+def reply_poll(run: Run, correlation: Correlation, backlog_count: int) -> None:
+    """Send the task that just started to the poll it was matched with; so many more wait in its queue."""
     task = run.task
     assert task is not None
     response, first, last = workflow_task(run, task.sticky)
+    response.backlog_count_hint = backlog_count
     _reply(run, correlation, "poll-workflow", response.SerializeToString(deterministic=True), first, last)
 
 

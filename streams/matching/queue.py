@@ -345,6 +345,7 @@ class Queue:
                 task.stamp,
                 task.query_id,
                 poll,
+                self.entity.count(TASK),
             ),
         )
 
