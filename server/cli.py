@@ -163,9 +163,10 @@ def serve(
         configure_logs(settings.log.level, settings.log.format)
         processes = settings.serve.processes
         if processes > 1 and process is None:
-            from server.supervisor import check_alone, supervise
+            from server.supervisor import check_shared_port, supervise
 
-            check_alone(settings.serve.port)
+            if "gateway" in settings.serve.roles:
+                check_shared_port(settings.serve.ip, settings.serve.port)
             code = supervise(sys.argv[1:], processes)
         else:
             from server.api_modules import leave_out_sdk

@@ -36,6 +36,9 @@ def run(settings: Settings, index: int) -> int:
 
 async def _run(settings: Settings, index: int, limits: Limits) -> int:
     stopping = stop_signal()
+    serve = settings.serve
+    if "gateway" in serve.roles and serve.processes == 1:
+        check_port("port", serve.ip, serve.port)
     registry = Registry()
     async with AsyncExitStack() as stack:
         member = MemberProcess(settings, index, limits, registry)

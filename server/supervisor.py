@@ -14,6 +14,7 @@ import structlog
 
 from server.dev import stop_signal
 from server.errors import StartupError
+from server.ports import check_port
 
 CANNOT_START: Final = 78
 """Exit code of a process that cannot start as it is configured: starting it again does not help."""
@@ -88,7 +89,8 @@ def _signal(child: asyncio.subprocess.Process, number: int) -> None:
         os.kill(child.pid, number)
 
 
-def check_alone(port: int) -> None:
-    """Raises :class:`StartupError` for a port that several processes cannot share."""
+def check_shared_port(ip: str, port: int) -> None:
+    """Raises :class:`StartupError` for a port that the processes cannot share."""
     if port == 0:
         raise StartupError("several processes need serve.port to be a port that they can share, not 0")
+    check_port("port", ip, port)
