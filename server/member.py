@@ -121,7 +121,7 @@ class MemberProcess:
             if roles & {"gateway", "materializer", "history"}:
                 self._stores = await self._open_stores()
             if "materializer" in roles and self._materializes():
-                self._start_materializers(self._stores)
+                await self._start_materializers(self._stores)
             self._start_members(roles)
             if "gateway" in roles:
                 await self._start_gateway(self._stores)
@@ -143,7 +143,7 @@ class MemberProcess:
         self._stack.push_async_callback(asyncio.to_thread, stores.close)
         return stores
 
-    def _start_materializers(self, stores: Stores) -> None:
+    async def _start_materializers(self, stores: Stores) -> None:
         history = Materializer(
             self._settings.kafka,
             topology.HISTORY,
@@ -161,7 +161,7 @@ class MemberProcess:
             prepare=self._know_attributes,
         )
         for materializer in (history, visibility):
-            materializer.start()
+            await asyncio.to_thread(materializer.start)
             self._materializers.append(materializer)
             self._stack.push_async_callback(asyncio.to_thread, materializer.stop)
         cluster_metrics.add_materializers(self._metrics, self._materializers)

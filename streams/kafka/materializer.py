@@ -15,6 +15,8 @@ from typing import Any, Final, Protocol
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
 from streams.bodies import RunDeleted
+from streams.kafka.admin import Cluster
+from streams.kafka.groups import group_config
 from streams.kafka.names import Names
 from streams.kafka.settings import KafkaSettings
 from streams.kafka.wire import record_of
@@ -206,24 +208,15 @@ class Materializer:
         prepare: Callable[[Sequence[Any]], None] | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        names = Names(settings.prefix)
         self.topic = topic
-        self._kafka_topic = names.topic(topic)
+        self._settings = settings
+        self._kafka_topic = Names(settings.prefix).topic(topic)
         self._sink = sink
         self._deletions = deletions
         self._prepare = prepare
         self._codec = codec
         self._failed = failed
         self._clock_ms = clock_ms
-        self._consumer = Consumer(
-            {
-                **settings.consumer(),
-                "group.id": names.group(f"materializer-{topic}"),
-                "partition.assignment.strategy": "cooperative-sticky",
-                "session.timeout.ms": settings.session_timeout_ms,
-                "isolation.level": "read_uncommitted",
-            }
-        )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"materializer-{topic}", daemon=True)
         self._bodies: list[Any] = []
@@ -239,7 +232,9 @@ class Materializer:
         """When it last was seen to work, of the monotonic clock; a store that is waited for counts as work."""
 
     def start(self) -> None:
-        """Join the group."""
+        """Join the group. Blocks for the cluster. Raises ClusterError."""
+        role = f"materializer-{self.topic}"
+        self._consumer = Consumer(group_config(self._settings, Cluster(self._settings), role))
         self._consumer.subscribe(
             [self._kafka_topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )
@@ -402,3 +397,4 @@ class Materializer:
         for place in partitions:
             self.partitions.pop(place.partition, None)
             self._moved.discard(place.partition)
+        consumer.incremental_unassign(partitions)
