@@ -149,6 +149,11 @@ class Member:
         self._thread.join()
 
     @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
+
+    @property
     def owned(self) -> list[int]:
         """The partitions owned now, in order."""
         return sorted(number for number, p in list(self.status.partitions.items()) if p.state == "owned")
