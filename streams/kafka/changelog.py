@@ -17,7 +17,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from streams import avro
-from streams.kafka import keys
+from streams.kafka import keys, packing
 from streams.kafka.log import Reader
 from streams.kafka.rocks import Head, PartitionStore, open_store
 from streams.kafka.settings import KafkaSettings
@@ -193,6 +193,7 @@ class PartitionChangelog:
         Raises OwnershipLostError, after which only `close` may be called, and StorageError.
         """
         place, producer = self._place, self._started
+        checkpoint = packing.pack(checkpoint, self.store.parts)
         changed = keys.changes(checkpoint)
         changed.append((keys.POSITION, avro.encode(checkpoint.position)))
         tag: list[tuple[str, str | bytes | None]] = [

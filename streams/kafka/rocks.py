@@ -20,7 +20,7 @@ import msgspec
 from rocksdict import BlockBasedOptions, Cache, Options, Rdict, RdictIter, WriteBatch
 
 from streams import avro
-from streams.kafka import keys
+from streams.kafka import keys, packing
 from streams.kafka.keys import Change
 from streams.runtime.local_store import LocalHead
 from streams.runtime.partition import Position
@@ -58,13 +58,27 @@ class PartitionStore:
 
     def load(self, table: str, partition: int, key: str) -> list[tuple[str, str, bytes]]:
         """See RowStore."""
-        prefix = keys.entity_prefix(table, key)
         with _storage_errors(self.path):
-            found = []
-            for name, value in self._scan(prefix):
-                _, _, kind, id = keys.parts(name)
-                found.append((kind, id, value))
-            return found
+            value = self._db.get(keys.row_key(table, key, packing.PACKED, packing.PACKED))
+            if value is None:
+                return []
+            return packing.unpacked(value) if value != packing.APART else list(self._apart(table, key))
+
+    def parts(self, table: str, key: str) -> tuple[packing.Parts, bool]:
+        """The parts of an entity, and whether they are in rows of their own. Raises StorageError."""
+        with _storage_errors(self.path):
+            value = self._db.get(keys.row_key(table, key, packing.PACKED, packing.PACKED))
+            if value is None:
+                return {}, False
+            apart = value == packing.APART
+            parts = self._apart(table, key) if apart else packing.unpacked(value)
+            return {(kind, id): part for kind, id, part in parts}, apart
+
+    def _apart(self, table: str, key: str) -> Iterator[tuple[str, str, bytes]]:
+        for name, value in self._scan(keys.entity_prefix(table, key)):
+            _, _, kind, id = keys.parts(name)
+            if kind != packing.PACKED:
+                yield kind, id, value
 
     def keys(self, table: str, partition: int, prefix: str) -> list[str]:
         """See RowStore."""
@@ -73,10 +87,16 @@ class PartitionStore:
         with _storage_errors(self.path):
             rows = self._db.iter()
             rows.seek(start)
-            while rows.valid() and rows.key().startswith(start):
-                entity = keys.parts(rows.key())[1]
+            while rows.valid():
+                name: bytes = rows.key()
+                if not name.startswith(start):
+                    break
+                entity = keys.parts(name)[1]
                 found.append(entity)
-                rows.seek(keys.behind(keys.entity_prefix(table, entity)))
+                if rows.value() == packing.APART:
+                    rows.seek(keys.behind(keys.entity_prefix(table, entity)))  # behind the last of its rows
+                else:
+                    rows.next()
             rows.status()
         return found
 
@@ -118,10 +138,16 @@ class PartitionStore:
             return None if value is None else avro.decode(Position, value)
 
     def contents(self) -> Iterator[tuple[bytes, bytes]]:
-        """Every row and due row with its key (see `streams.kafka.keys`), in order. Raises StorageError."""
-        for letter in (keys.DUE, keys.ROW):
-            with _storage_errors(self.path):
-                yield from self._scan(letter)
+        """Every part and due row with its key (see `streams.kafka.keys`), in order. Raises StorageError."""
+        with _storage_errors(self.path):
+            yield from self._scan(keys.DUE)
+            for name, value in self._scan(keys.ROW):
+                table, key, kind, _ = keys.parts(name)
+                if kind != packing.PACKED:
+                    yield name, value
+                elif value != packing.APART:
+                    for part_kind, id, part in packing.unpacked(value):
+                        yield keys.row_key(table, key, part_kind, id), part
 
     def _scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         rows: RdictIter = self._db.iter()
