@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from deploy.local.cluster import DESCRIPTION, ClusterPorts, LocalCluster, existing
-from deploy.local.errors import PartFailed, PartMissing
+from deploy.local.errors import PartError
 
 _directory = click.option(
     "--dir",
@@ -73,5 +73,5 @@ def _show(cluster: LocalCluster) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (PartFailed, PartMissing) as error:
+    except PartError as error:
         sys.exit(str(error))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.local import java
+from deploy.local.ports import require_free
 from deploy.local.process import PartProcess
 
 START_TIMEOUT_S = 90
@@ -90,10 +91,12 @@ class CassandraNode:
         """Start the node if it does not run, on the data of its last run; return at once.
 
         Raises:
+            PartError: When somebody else has its ports.
             PartMissing: When Java or its jars cannot be had.
         """
         if self.process.pid is not None:
             return
+        require_free(self.ports.client, self.ports.storage)
         directory = self.process.directory
         temporary = directory / "tmp"
         temporary.mkdir(parents=True, exist_ok=True)

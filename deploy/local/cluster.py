@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from deploy.local.cassandra import CassandraNode, CassandraPorts
-from deploy.local.errors import PartFailed
+from deploy.local.errors import PartError
 from deploy.local.kafka import BrokerPorts, KafkaCluster
 from deploy.local.ports import free_ports
 from deploy.local.postgres import PostgresServer
@@ -25,7 +25,7 @@ class ClusterPorts:
     postgres: int
 
     @classmethod
-    def chosen(cls, brokers: int, first: int | None) -> ClusterPorts:
+    def chosen(cls, brokers: int, first: int | None = None) -> ClusterPorts:
         """Ports for so many brokers: from `first` upwards, or free ones where it is None."""
         count = 2 * brokers + 3
         ports = free_ports(count) if first is None else list(range(first, first + count))
@@ -65,13 +65,14 @@ class LocalCluster:
         return [*brokers, self.cassandra.process, self.postgres.process]
 
     def start(self) -> None:
-        """Start the parts that do not run and return once each answers; what does not start stops the others again.
+        """Start the parts that do not run and return once each answers; when one does not, none of those stays.
 
         Raises:
-            PartFailed: When a part did not start; with the last lines of its log.
-            PartMissing: When a program is missing.
+            PartError: When a part cannot start: PartFailed with the last lines of its log, PartMissing with what to
+                install.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
+        down = [process for process in self.processes if process.pid is None]
         try:
             self.kafka.launch()
             self.cassandra.launch()
@@ -81,7 +82,8 @@ class LocalCluster:
             self.postgres.wait_until_ready()
             self.cassandra.wait_until_ready()
         except BaseException:
-            self.kill()
+            for process in down:
+                process.kill()
             raise
 
     def stop(self) -> bool:
@@ -112,9 +114,9 @@ def existing(directory: Path) -> LocalCluster:
     """The cluster that was started in `directory`, whether it runs or not.
 
     Raises:
-        PartFailed: When none ever was.
+        PartError: When none ever was.
     """
     ports = ClusterPorts.recorded(directory)
     if ports is None:
-        raise PartFailed(f"no cluster was started in {directory}")
+        raise PartError(f"no cluster was started in {directory}")
     return LocalCluster(directory, ports)

@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 from deploy.local import java
 from deploy.local.errors import PartFailed
+from deploy.local.ports import require_free
 from deploy.local.process import PartProcess
 
 START_TIMEOUT_S = 60
@@ -65,11 +66,14 @@ class Broker:
         """Start the broker if it does not run, on the data of its last run; return at once.
 
         Raises:
+            PartError: When somebody else has its ports.
             PartFailed: When its data directory cannot be formatted.
             PartMissing: When Java or its jars cannot be had.
         """
         if self.process.pid is not None:
             return
+        own = self._ports[self.node_id - 1]
+        require_free(own.client, own.controller)
         directory = self.process.directory
         directory.mkdir(parents=True, exist_ok=True)
         configuration = directory / "server.properties"
@@ -196,7 +200,7 @@ class KafkaCluster:
         return all(broker.process.pid is not None for broker in self.brokers)
 
     def launch(self) -> None:
-        """Start the brokers that do not run; return at once. Raises PartFailed, PartMissing."""
+        """Start the brokers that do not run; return at once. Raises PartError as a broker does."""
         for broker in self.brokers:
             broker.launch()
 

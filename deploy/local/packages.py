@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ _JAVA_HOMES = "/usr/lib/jvm/*17*"
 _POSTGRES_HOMES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
 
 
+@functools.cache
 def java() -> Path:
     """The `java` of version 17, which Cassandra 5.0 insists on.
 

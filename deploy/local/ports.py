@@ -4,6 +4,8 @@ import os
 import random
 import socket
 
+from deploy.local.errors import PartError
+
 # Below the range the system picks from for outgoing connections: a client that retries a port of that range while its
 # server is down can end up connected to itself, and then the server cannot have its port back.
 DEFAULT_RANGE = "20000-31999"
@@ -14,26 +16,33 @@ def free_ports(count: int) -> list[int]:
     """`count` ports that nobody listens at, out of the range in ODRADEK_PORTS ("first-last").
 
     Raises:
-        ValueError: When the range is malformed or holds too few free ports.
+        PartError: When the range is malformed or holds too few free ports.
     """
     given = os.environ.get(RANGE_VARIABLE, DEFAULT_RANGE)
     first, dash, last = given.partition("-")
     if not (dash and first.isdecimal() and last.isdecimal()):
-        raise ValueError(f"{RANGE_VARIABLE} must be like {DEFAULT_RANGE}, not {given!r}")
+        raise PartError(f"{RANGE_VARIABLE} must be like {DEFAULT_RANGE}, not {given!r}")
     candidates = list(range(int(first), int(last) + 1))
     random.shuffle(candidates)
     found: list[int] = []
     for port in candidates:
         if len(found) == count:
             return found
-        if is_free(port):
+        if _is_free(port):
             found.append(port)
     if len(found) < count:
-        raise ValueError(f"{count} free ports are needed and {given} has {len(found)}")
+        raise PartError(f"{count} free ports are needed and {given} has {len(found)}")
     return found
 
 
-def is_free(port: int) -> bool:
+def require_free(*ports: int) -> None:
+    """Raises PartError when somebody listens at one of `ports`: who waits for a part there would take them for it."""
+    taken = [port for port in ports if not _is_free(port)]
+    if taken:
+        raise PartError(f"another process listens at port {', '.join(map(str, taken))} of 127.0.0.1")
+
+
+def _is_free(port: int) -> bool:
     """Whether a server could listen at `port` of 127.0.0.1 now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

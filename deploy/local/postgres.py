@@ -15,6 +15,7 @@ import psycopg
 
 from deploy.local import packages
 from deploy.local.errors import PartFailed
+from deploy.local.ports import require_free
 from deploy.local.process import PartProcess
 
 START_TIMEOUT_S = 30
@@ -57,11 +58,13 @@ class PostgresServer:
         """Start the server if it does not run, on the data of its last run; return at once.
 
         Raises:
+            PartError: When somebody else has its port.
             PartFailed: When its data directory cannot be made.
             PartMissing: When PostgreSQL's programs cannot be had.
         """
         if self.process.pid is not None:
             return
+        require_free(self.port)
         programs = packages.postgres()
         user = _user()
         data = self._data(user)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from deploy.local.errors import PartFailed
+from deploy.local.errors import PartError, PartFailed
 
 LOG_LINES = 30
 POLL_INTERVAL_S = 0.05
@@ -58,10 +58,10 @@ class PartProcess:
             environment: Variables beside those of the starter.
 
         Raises:
-            PartFailed: When the part runs already.
+            PartError: When the part runs already.
         """
         if (pid := self.pid) is not None:
-            raise PartFailed(f"{self.name} runs already, as process {pid}")
+            raise PartError(f"{self.name} runs already, as process {pid}")
         self.directory.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self._child = subprocess.Popen(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,9 +15,10 @@ from cassandra.cluster import Cluster, Session
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from deploy.local import java
+from deploy.local import java, packages
 from deploy.local.cassandra import CassandraNode, CassandraPorts
-from deploy.local.errors import PartFailed
+from deploy.local.cluster import ClusterPorts, existing
+from deploy.local.errors import PartError, PartFailed, PartMissing
 from deploy.local.kafka import BrokerPorts, KafkaCluster
 from deploy.local.ports import free_ports
 from deploy.local.postgres import PostgresServer
@@ -50,8 +50,7 @@ def test_a_broker_keeps_records_over_a_kill_and_stops_in_order(directory: Path) 
 
 
 def test_three_brokers_serve_what_one_of_them_held_while_it_is_down(directory: Path) -> None:
-    ports = [BrokerPorts(*free_ports(2)) for _ in range(3)]
-    cluster = KafkaCluster(directory, ports, java_options=java.SHORT_LIVED)
+    cluster = KafkaCluster(directory, ClusterPorts.chosen(3).brokers, java_options=java.SHORT_LIVED)
     try:
         cluster.start()
         _create_topic(cluster, "kept", replicas=3)
@@ -144,10 +143,27 @@ def test_each_test_has_a_schema_of_its_own(postgres: PostgresServer, schema: str
     assert found == [(schema,)]
 
 
-def test_a_start_that_fails_shows_the_end_of_the_log(directory: Path, postgres: PostgresServer) -> None:
-    server = PostgresServer(directory, postgres.port)
-    with pytest.raises(PartFailed, match="Address already in use"):
+def test_a_start_that_fails_shows_the_end_of_the_log(directory: Path) -> None:
+    server = PostgresServer(directory, *free_ports(1))
+    server.start()
+    server.stop()
+    with (directory / "data" / "postgresql.conf").open("a") as configuration:
+        configuration.write("nonsense\n")
+    with pytest.raises(PartFailed, match="syntax error in file"):
         server.start()
+
+
+def test_a_part_does_not_start_where_another_process_listens(
+    directory: Path, postgres: PostgresServer
+) -> None:
+    with pytest.raises(PartError, match=f"another process listens at port {postgres.port}"):
+        PostgresServer(directory, postgres.port).start()
+
+
+def test_a_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PartMissing, match=r"install maven \(the program mvn\)"):
+        packages.maven()
 
 
 def test_the_parts_end_with_whoever_watches_over_them(directory: Path) -> None:
@@ -182,7 +198,8 @@ def test_the_command_starts_and_stops_all_parts(directory: Path) -> None:
     psycopg.connect(described["postgres"]["dsn"]).close()
     assert local("status").returncode == 0
 
-    os.kill(described["pids"]["PostgreSQL"], signal.SIGQUIT)
+    existing(directory).postgres.kill()
+    assert local("status").returncode == 1
     assert local("up").returncode == 0
     psycopg.connect(described["postgres"]["dsn"]).close()
 

@@ -36,9 +36,10 @@ class Counter:
     @workflow.run
     async def run(self, start: int) -> int:
         """The count when told to finish."""
-        self.count += await workflow.execute_activity(
+        sum_ = await workflow.execute_activity(
             add, args=[start, 1], start_to_close_timeout=timedelta(seconds=20)
         )
+        self.count += sum_  # not +=-ed with the await, which would lose what comes meanwhile
         await asyncio.sleep(0.05)
         await workflow.wait_condition(lambda: self.finished)
         return self.count
