@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import Any, Final
 
 import structlog
+from temporalio.api.common.v1 import SearchAttributes
 
 from gateway.metrics import Registry
 from gateway.server import Gateway
@@ -38,6 +39,7 @@ from streams.record_types import BODY_TYPES
 from streams.runtime.codec import Codec
 from streams.runtime.failures import EngineFailedError
 from streams.stores.damage import StoreError
+from streams.stores.search_attributes import PREDEFINED_ATTRIBUTES
 
 CATCH_UP_S: Final = 10.0
 """How long a materializer waits for what the registry has on attributes it does not know."""
@@ -167,10 +169,15 @@ class MemberProcess:
         cluster_metrics.add_materializers(self._metrics, self._materializers)
 
     def _know_attributes(self, bodies: Sequence[Any]) -> None:
-        """Have the registry up to date before values of attributes are written whose types it tells."""
+        """Have the registry up to date before values of attributes are written whose types it has yet to tell."""
         assert self._namespaces is not None
-        if any(isinstance(body, RunVisible) and body.search_attributes for body in bodies):
-            self._namespaces.catch_up(CATCH_UP_S)
+        for body in bodies:
+            if isinstance(body, RunVisible) and body.search_attributes:
+                types = self._namespaces.types_of(body.namespace)
+                fields = SearchAttributes.FromString(body.search_attributes).indexed_fields
+                if any(name not in types and name not in PREDEFINED_ATTRIBUTES for name in fields):
+                    self._namespaces.catch_up(CATCH_UP_S)
+                    return
 
     def _types_of(self, namespace: str) -> Mapping[str, int]:
         assert self._namespaces is not None

@@ -31,7 +31,7 @@ class RegistryFollower:
     def __init__(self, settings: KafkaSettings, codec: Codec, failed: Callable[[Exception], None]) -> None:
         self._codec = codec
         self._topic = Names(settings.prefix).topic(topology.REGISTRY)
-        self._tail = Tail("registry", settings.consumer(), self._take, failed, self._at_end)
+        self._tail = Tail("registry", settings, self._take, failed, self._at_end)
         self._namespaces: dict[str, NamespaceConfig] = {}
         self._applied: dict[str, tuple[int, int, int]] = {}
         self._changes: dict[str, int] = {}
@@ -46,7 +46,7 @@ class RegistryFollower:
         """Begin to read. Blocks for the metadata. Raises TailError, KafkaException."""
         places = []
         for partition in self._tail.partitions(self._topic):
-            first, _ = self._tail.bounds(self._topic, partition)
+            first = self._tail.first_offset(self._topic, partition)
             self._unread.add(partition)
             self._read_to[partition] = first
             places.append(TopicPartition(self._topic, partition, first))
@@ -85,7 +85,7 @@ class RegistryFollower:
         Raises KafkaException.
         """
         until_s = time.monotonic() + timeout_s
-        ends = {partition: self._tail.bounds(self._topic, partition)[1] for partition in list(self._read_to)}
+        ends = {number: self._tail.next_offset(self._topic, number) for number in list(self._read_to)}
         with self._moved:
             while any(self._read_to[partition] < end for partition, end in ends.items()):
                 left_s = until_s - time.monotonic()

@@ -91,7 +91,7 @@ class RepliesReader:
         self._topic = Names(settings.prefix).topic(REPLIES)
         self._partition_of = partition_of
         self._take = take
-        self._tail = Tail("replies", settings.consumer(), self._decode, failed)
+        self._tail = Tail("replies", settings, self._decode, failed)
         self.partition = -1
         self.address = ""
         self.strangers = 0
@@ -104,7 +104,7 @@ class RepliesReader:
         if self.partition not in numbers:
             raise TailError(f"{self._topic} has no partition {self.partition}")
         try:
-            _, self._end = self._tail.bounds(self._topic, self.partition)
+            self._end = self._tail.next_offset(self._topic, self.partition)
         except KafkaException as error:
             raise TailError(f"{self._topic}/{self.partition} has no leader to read from: {error}") from error
 

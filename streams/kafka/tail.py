@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
+
+from streams.kafka.settings import KafkaSettings
 
 LOG = logging.getLogger(__name__)
 
@@ -46,7 +50,7 @@ class Tail:
     def __init__(
         self,
         name: str,
-        config: Mapping[str, Any],
+        settings: KafkaSettings,
         take: Take,
         failed: Callable[[Exception], None],
         at_end: Callable[[int, int], None] | None = None,
@@ -54,7 +58,7 @@ class Tail:
         self._name = name
         self._consumer = Consumer(
             {
-                **config,
+                **settings.consumer(),
                 "group.id": name,  # required, and never used: neither subscribed nor committed
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
@@ -63,6 +67,7 @@ class Tail:
                 "enable.partition.eof": at_end is not None,
             }
         )
+        self._admin = AdminClient({**settings.client(), "log_level": 3})
         self._take = take
         self._failed = failed
         self._at_end = at_end
@@ -85,12 +90,20 @@ class Tail:
         place = found.partitions.get(partition) if found is not None else None
         return place is not None and place.leader >= 0
 
-    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """The offsets of a partition's first record and of its next one. Blocks. Raises KafkaException."""
-        low, high = self._consumer.get_watermark_offsets(
-            TopicPartition(topic, partition), timeout=_METADATA_TIMEOUT_S
-        )
-        return low, high
+    def first_offset(self, topic: str, partition: int) -> int:
+        """The offset of a partition's first record. Blocks. Raises KafkaException."""
+        return self._offset(topic, partition, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+
+    def next_offset(self, topic: str, partition: int) -> int:
+        """The offset that a partition's next record gets. Blocks. Raises KafkaException."""
+        return self._offset(topic, partition, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+
+    def _offset(self, topic: str, partition: int, spec: OffsetSpec) -> int:
+        # Not through the consumer: asked from another thread than the one that polls, it may never answer.
+        asked = {TopicPartition(topic, partition): spec}
+        futures = self._admin.list_offsets(asked, request_timeout=_METADATA_TIMEOUT_S)
+        future: Future[ListOffsetsResultInfo] = next(iter(futures.values()))
+        return future.result().offset
 
     def start(self, places: list[TopicPartition]) -> None:
         """Read on from these offsets."""
