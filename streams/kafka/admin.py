@@ -46,7 +46,7 @@ class Cluster:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
-        self._client = AdminClient({**settings.client(), "log_level": 0})
+        self.client = AdminClient({**settings.client(), "log_level": 0})
 
     def describe(self) -> dict[str, FoundTopic]:
         """The engine's topics that are there, by their name without prefix."""
@@ -109,9 +109,9 @@ class Cluster:
 
     def offers_new_groups(self) -> bool:
         """Whether the brokers have the group protocol of KIP-848. Where that may not be asked: no."""
-        brokers = _result(self._client.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)).nodes
+        brokers = _result(self.client.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)).nodes
         resource = ConfigResource(ConfigResource.Type.BROKER, str(brokers[0].id))
-        futures = self._client.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)
+        futures = self.client.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)
         try:
             entries = next(iter(futures.values())).result()
         except KafkaException as error:
@@ -122,7 +122,7 @@ class Cluster:
         return protocols is not None and "consumer" in (protocols.value or "").split(",")
 
     def _describe(self, topics: Sequence[str]) -> dict[str, Any]:
-        futures = self._client.describe_topics(
+        futures = self.client.describe_topics(
             TopicCollection(list(topics)), request_timeout=REQUEST_TIMEOUT_S
         )
         return {topic: there for topic, future in futures.items() if (there := _topic(future)) is not None}
@@ -131,7 +131,7 @@ class Cluster:
         resources = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
         if not resources:
             return {}
-        futures = self._client.describe_configs(resources, request_timeout=REQUEST_TIMEOUT_S)
+        futures = self.client.describe_configs(resources, request_timeout=REQUEST_TIMEOUT_S)
         return {
             resource.name: {entry.name: entry.value or "" for entry in _result(future).values()}
             for resource, future in futures.items()
@@ -149,7 +149,7 @@ class Cluster:
             )
             for topic in topics
         ]
-        futures = self._client.create_topics(made, request_timeout=REQUEST_TIMEOUT_S)
+        futures = self.client.create_topics(made, request_timeout=REQUEST_TIMEOUT_S)
         for topic, future in futures.items():
             try:
                 future.result()
@@ -171,7 +171,7 @@ class Cluster:
             )
             for topic, configs in changes.items()
         ]
-        futures = self._client.incremental_alter_configs(resources, request_timeout=REQUEST_TIMEOUT_S)
+        futures = self.client.incremental_alter_configs(resources, request_timeout=REQUEST_TIMEOUT_S)
         for future in futures.values():
             _result(future)
 

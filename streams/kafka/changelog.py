@@ -121,6 +121,8 @@ class PartitionChangelog:
             },
             logger=LOG,
         )
+        # Without a connection the first try would fail, and the next be half a second later.
+        self._calling(lambda: self._started.list_topics(self._place.topic, self._timeout_s))
         self._calling(lambda: self._started.init_transactions(self._timeout_s))
 
     def last_stable_offset(self) -> int:
@@ -164,7 +166,7 @@ class PartitionChangelog:
                     self._store.apply(found.take(batch), self._head(found.next_offset, found.first))
                     status.restored_total += len(batch)
                     status.restore_remaining = max(0, self._stable - found.next_offset)
-            self._store.apply((), self._head(max(found.next_offset, self._stable), found.first))
+        self._store.apply((), self._head(max(found.next_offset, self._stable), found.first))
         status.restore_remaining, status.restore_seconds = 0, time.monotonic() - began_s
         LOG.info("%s: restored %d records", place.name, status.restored_total)
         return found.committed()
@@ -251,7 +253,7 @@ class PartitionChangelog:
     def _timeout_s(self) -> float:
         return self._settings.transaction_timeout_ms / 1000
 
-    def _calling(self, call: Callable[[], None]) -> None:
+    def _calling(self, call: Callable[[], object]) -> None:
         """Make a transactional call, again where that is what it takes. Raises OwnershipLostError."""
         deadline_s = time.monotonic() + 2 * self._timeout_s
         while True:

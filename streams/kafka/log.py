@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -29,19 +29,25 @@ class ReadError(Exception):
 
 
 class Reader:
-    """A consumer for one thread, which reads one partition at a time. Only what is committed is read."""
+    """A consumer for one thread, which reads one partition at a time. Only what is committed is read.
 
-    def __init__(self, settings: KafkaSettings, name: str) -> None:
+    `topics` are those it will read: knowing them beforehand saves the first read a wait.
+    """
+
+    def __init__(self, settings: KafkaSettings, name: str, admin: AdminClient, topics: Sequence[str]) -> None:
         self._consumer = Consumer(
             {
                 **settings.consumer(),
+                "fetch.wait.max.ms": 5,  # the end of a partition is told by an empty answer
                 "group.id": name,  # required, and never joined
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
             },
             logger=LOG,
         )
-        self._admin = AdminClient({**settings.client(), "log_level": 0})
+        self._admin = admin
+        for topic in topics:
+            self._consumer.list_topics(topic, timeout=READ_TIMEOUT_S)
 
     def start_offset(self, topic: str, partition: int) -> int:
         """The offset of the first record left. Raises ReadError."""

@@ -1,9 +1,10 @@
-"""The thread that takes partitions over: fence, wait, restore, verify (fold.md rule 15), off the fold's path."""
+"""The threads that take partitions over: fence, wait, restore, verify (fold.md rule 15), off the fold's path."""
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -23,8 +24,13 @@ from streams.runtime.owner import Owner
 from streams.runtime.partition import Partition
 from streams.runtime.takeover import take_over
 
+THREADS: Final = 3
+"""Takeovers at a time: they mostly wait for the cluster."""
+
 _CLOSE_WAIT_S: Final = 30.0
 _STOP_WAIT_S: Final = 10.0
+_IDLE_S: Final = 10.0
+"""After how long without a takeover a thread lets its connections go."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -50,7 +56,7 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class Takeovers:
-    """Takes over the partitions of one processor one after another; results come in `results`."""
+    """Takes over the partitions of one processor; results come in `results`."""
 
     def __init__(
         self,
@@ -72,10 +78,13 @@ class Takeovers:
         self._settle_timeout_s = settle_timeout_s
         self._names = Names(settings.prefix)
         self._cluster = Cluster(settings)
-        self._reader: Reader | None = None
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=f"{self._name}-takeovers", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{self._name}-takeovers-{n}", daemon=True)
+            for n in range(THREADS)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, request: Request) -> None:
         """Take a partition over."""
@@ -83,34 +92,50 @@ class Takeovers:
 
     def stop(self) -> None:
         """End, once what is no longer wanted has been given up; a cluster that does not answer is not waited for."""
-        self._requests.put(None)
-        self._thread.join(_STOP_WAIT_S)
-        if self._reader is not None and not self._thread.is_alive():
-            self._reader.close()
+        for _ in self._threads:
+            self._requests.put(None)
+        deadline_s = time.monotonic() + _STOP_WAIT_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
 
     def _run(self) -> None:
-        while (request := self._requests.get()) is not None:
-            self.results.put(self._take(request))
+        reader: Reader | None = None
+        while True:
+            try:
+                request = self._requests.get(timeout=None if reader is None else _IDLE_S)
+            except queue.Empty:
+                assert reader is not None
+                reader.close()
+                reader = None
+                continue
+            if request is None:
+                break
+            try:
+                reader = reader or self._open_reader()
+                self.results.put(self._take(request, reader))
+            except Exception as error:
+                self.results.put(Taken(request.token, None, None, error))
+        if reader is not None:
+            reader.close()
 
-    def _take(self, request: Request) -> Taken:
-        changelog: PartitionChangelog | None = None
-        try:
-            if request.after is not None:
-                request.after.wait(_CLOSE_WAIT_S)
-            if not request.wanted():
-                raise TakeoverCancelledError(f"{self._input}/{request.partition}")
-            changelog, owner = self._owner(request)
-        except Exception as error:
-            return Taken(request.token, None, None, error)
+    def _open_reader(self) -> Reader:
+        topics = [self._names.topic(self._input), self._names.changelog(self._name)]
+        name = f"{self._names.group(self._name)}-takeover"
+        return Reader(self._settings, name, self._cluster.client, topics)
+
+    def _take(self, request: Request, reader: Reader) -> Taken:
+        if request.after is not None:
+            request.after.wait(_CLOSE_WAIT_S)
+        if not request.wanted():
+            raise TakeoverCancelledError(f"{self._input}/{request.partition}")
+        changelog, owner = self._owner(request, reader)
         return Taken(request.token, owner, changelog, None)
 
-    def _owner(self, request: Request) -> tuple[PartitionChangelog, Owner]:
-        if self._reader is None:
-            self._reader = Reader(self._settings, f"{self._names.group(self._name)}-takeover")
+    def _owner(self, request: Request, reader: Reader) -> tuple[PartitionChangelog, Owner]:
         topics = self._cluster.check()  # also for the ids: a topic may have been made anew
         number = request.partition
         log = PartitionLog(
-            self._reader,
+            reader,
             self._codec,
             self._input,
             self._names.topic(self._input),
@@ -120,7 +145,7 @@ class Takeovers:
         changelog = PartitionChangelog(
             self._settings,
             self._place(number, topics),
-            self._reader,
+            reader,
             request.status,
             request.wanted,
             self._settle_timeout_s,
