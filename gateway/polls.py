@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Final
 
 import msgspec
@@ -14,7 +15,7 @@ from temporalio.api.workflowservice.v1 import (
     PollWorkflowTaskQueueResponse,
 )
 
-from gateway import errors
+from gateway import errors, splice
 from gateway.backend import Backend, Context
 from gateway.histories import Histories
 from gateway.service_metrics import ServiceMetrics
@@ -34,6 +35,7 @@ MARGIN_S: Final = 5.0
 _STICKY: Final = TaskQueueKind.TASK_QUEUE_KIND_STICKY
 _VERSIONED: Final = WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED
 _NO_TASK: Final = Reply()
+_NO_HINT: Final = splice.varint(PollWorkflowTaskQueueResponse.BACKLOG_COUNT_HINT_FIELD_NUMBER << 3) + b"\0"
 _OPERATIONS: Final = {WORKFLOW_TASK: "PollWorkflowTaskQueue", ACTIVITY_TASK: "PollActivityTaskQueue"}
 
 
@@ -56,6 +58,7 @@ class Polls:
         self._histories = histories
         self._waiting: dict[int, _Waiting] = {}
         self._gone: dict[int, _Waiting] = {}
+        self._at_queue: Counter[tuple[str, str]] = Counter()
         self._draining = False
         backend.replies.not_awaited = self._not_awaited
 
@@ -71,7 +74,8 @@ class Polls:
         check_task_queue(request.task_queue, request.HasField("task_queue"), limits)
         reply, id = await self._poll(request, WORKFLOW_TASK, timeout_s, data)
         try:
-            return await self._histories.attach(reply)
+            response = await self._histories.attach(reply)
+            return response if not response or self._may_hint(request) else response + _NO_HINT
         except errors.ApiError as error:
             if error.code != errors.DATA_LOSS:  # Damage stays: the task times out, and is tried ever later.
                 self._undelivered(reply, WORKFLOW_TASK, id)
@@ -98,6 +102,18 @@ class Polls:
         """Polls that wait for a task."""
         return len(self._waiting)
 
+    def _may_hint(self, request: PollWorkflowTaskQueueRequest) -> bool:
+        """Whether a worker may be told of its sticky queue's backlog.
+
+        While it knows of one it polls no other queue. So it has to have a poll left at its normal queue, or, under
+        a steady load, workflows that begin later would never get their first task.
+        """
+        queue = request.task_queue
+        if queue.kind != _STICKY:
+            return True  # SDKs look at the hint of sticky queues alone.
+        normal = queue_key(request.namespace, queue.normal_name, WORKFLOW_TASK)
+        return self._at_queue[normal, request.identity] > 0
+
     def drain(self) -> None:
         """End all polls without a task, and those that come."""
         self._draining = True
@@ -118,6 +134,8 @@ class Polls:
         correlation, future = backend.replies.expect()
         waiting = _Waiting(correlation, key, task_kind, deadline_ms + int(MARGIN_S * 1000), future)
         self._waiting[correlation.id] = waiting
+        worker = (key, request.identity)
+        self._at_queue[worker] += 1
         body = PollTask(
             request.namespace,
             queue.name,
@@ -138,6 +156,9 @@ class Polls:
             raise
         finally:
             del self._waiting[correlation.id]
+            self._at_queue[worker] -= 1
+            if not self._at_queue[worker]:
+                del self._at_queue[worker]
         if reply.code:
             raise errors.ApiError(reply.code, reply.message, reply.body)
         self._metrics.polled(_OPERATIONS[task_kind], request.namespace, queue.name, got_task=bool(reply.body))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import pytest
+from temporalio.api.enums.v1 import TaskQueueKind
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import (
     PollActivityTaskQueueRequest,
@@ -27,6 +28,7 @@ from streams.runtime.records import Correlation, Reply
 from streams.task_token import TaskToken
 from tests.unit.gateway.conftest import NAMESPACE, Serve, Served, settle
 
+STICKY = TaskQueueKind.TASK_QUEUE_KIND_STICKY
 TOKEN = TaskToken(NAMESPACE, "w", "r", "activity", 5, 2, stamp=3, activity_id="a")
 TASK = PollActivityTaskQueueResponse(task_token=TOKEN.encode(), activity_id="a").SerializeToString()
 
@@ -150,6 +152,33 @@ async def test_task_whose_events_cannot_be_read_goes_back(polling: Polling) -> N
     with pytest.raises(ApiError, match="cannot be read yet"):
         await poll
     assert polling.bodies[1:] == [TaskUndelivered(NAMESPACE, "w", "r", "workflow", 2, 1, 0, "", 1)]
+
+
+async def test_worker_hears_of_a_sticky_backlog_while_it_polls_its_normal_queue_too(polling: Polling) -> None:
+    normal, sticky = TaskQueue(name="q"), TaskQueue(name="s", kind=STICKY, normal_name="q")
+
+    async def poll(queue: TaskQueue, identity: str = "i") -> asyncio.Task[bytes]:
+        request = PollWorkflowTaskQueueRequest(namespace=NAMESPACE, task_queue=queue, identity=identity)
+        poll = asyncio.ensure_future(polling.polls.workflow_task(request, b"", Caller()))
+        await settle()
+        return poll
+
+    async def hint_of(poll: asyncio.Task[bytes]) -> int:
+        task = PollWorkflowTaskQueueResponse(task_token=b"t", backlog_count_hint=9).SerializeToString()
+        polls = sum(isinstance(body, PollTask) for body in polling.bodies)
+        polling.engine.reply(polls, Reply(0, "", task))
+        response = PollWorkflowTaskQueueResponse.FromString(await poll)
+        assert response.task_token == b"t"
+        return response.backlog_count_hint
+
+    assert await hint_of(await poll(sticky)) == 0
+    await poll(normal, "another worker")
+    assert await hint_of(await poll(sticky)) == 0
+    left = await poll(normal)
+    assert await hint_of(await poll(sticky)) == 9
+    left.cancel()
+    await settle()
+    assert await hint_of(await poll(sticky)) == 0
 
 
 async def test_lapsed_poll_of_a_client_that_is_gone_needs_nothing(polling: Polling) -> None:
