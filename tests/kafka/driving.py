@@ -296,6 +296,23 @@ class Driver:
         self.complete_task(task, self.finish())
         return run_id
 
+    def run_eager_workflow(self, workflow_id: str) -> None:
+        """The same with the activity handed out in answer to the workflow task that schedules it."""
+        self.start(workflow_id)
+        task, _ = self.workflow_task()
+        command = self.schedule()
+        command.schedule_activity_task_command_attributes.request_eager_execution = True
+        request = api.RespondWorkflowTaskCompletedRequest(
+            namespace=NAMESPACE, task_token=task.task_token, commands=[command]
+        )
+        execution = task.workflow_execution
+        reply = self.call("RespondWorkflowTaskCompleted", workflow_id, request, execution.run_id)
+        (activity,) = api.RespondWorkflowTaskCompletedResponse.FromString(reply.body).activity_tasks
+        done = api.RespondActivityTaskCompletedRequest(namespace=NAMESPACE, task_token=activity.task_token)
+        assert self.call("RespondActivityTaskCompleted", workflow_id, done, execution.run_id).code == 0
+        task, _ = self.workflow_task()
+        self.complete_task(task, self.finish())
+
 
 @contextmanager
 def driving(settings: KafkaSettings) -> Iterator[Driver]:

@@ -17,7 +17,7 @@ from streams import avro, bodies, topology
 from streams.kafka import keys
 from streams.kafka.admin import Cluster
 from streams.kafka.member import ROLES, Member
-from streams.kafka.names import PROCESSORS, Names
+from streams.kafka.names import CHANGELOGS, PROCESSORS, REPLIES, Names
 from streams.kafka.partitions import Partitions
 from streams.kafka.rocks import PartitionStore, open_store
 from streams.kafka.settings import KafkaSettings
@@ -137,8 +137,34 @@ def test_a_reply_to_a_gateway_of_this_process_skips_the_topic(settings: KafkaSet
     taken.append(driver)
     driver.prepare()
     driver.run_workflow("wf")
-    assert read_all(settings, "replies") == []
+    assert read_all(settings, REPLIES) == []
     driver.close()
+
+
+def test_what_a_workflow_of_one_activity_costs(settings: KafkaSettings, start: Start) -> None:
+    """Records on Kafka, with an activity handed out at once and the gateway in the owners' process (rule 12)."""
+    taken: list[Driver] = []
+    # One checkpoint for all, as under load.
+    members = start(
+        settings=settings.model_copy(update={"checkpoint_age_ms": 60_000}),
+        deliver_locally=lambda reply: bool(taken) and taken[0].take(reply),
+    )
+    driver = Driver(settings)
+    taken.append(driver)
+    driver.prepare()
+    logs = (*PROCESSORS.values(), topology.HISTORY, topology.VISIBILITY, REPLIES)
+    before = {name: len(read_all(settings, name)) for name in logs}
+    count = 10
+    for number in range(count):
+        driver.run_eager_workflow(f"wf-{number}")
+    costs = {name: (len(read_all(settings, name)) - before[name]) / count for name in logs}
+    assert costs == {"commands": 6, "tasks": 4, "timers": 2, "history": 6, "visibility": 3, "replies": 0}
+    driver.close()
+    stop_members(members)
+    changes = [m for name in CHANGELOGS for m in read_all(settings, name) if m.key() != keys.POSITION]
+    of_workflows = [message for message in changes if b"wf-" in message.key()]
+    assert len(of_workflows) == 3 * count  # the run, which of them is current, and when it is to be deleted
+    assert len(changes) - len(of_workflows) < count
 
 
 def test_a_damaged_record_is_set_aside_and_stops_nobody(settings: KafkaSettings, start: Start) -> None:
