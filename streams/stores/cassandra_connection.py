@@ -119,7 +119,8 @@ class CassandraConnection:
     def _open(self) -> Connected:
         cluster = open_cluster(self._settings)
         try:
-            session = cluster.connect(self._settings.keyspace)
+            session = cluster.connect()
+            session.set_keyspace(self._settings.keyspace)
             prepared = {}
             for name, text in self._texts.items():
                 statement = session.prepare(text)

@@ -24,6 +24,7 @@ _VERSIONS_TABLE: Final = (
     " (version int PRIMARY KEY, description text, migrated_at timestamp)"
 )
 _FILE_NAME: Final = re.compile(r"(\d{4})_(\w+)\.cql")
+_END: Final = re.compile(r";\s*$", re.MULTILINE)
 _COMMENT: Final = re.compile(r"^\s*--.*$", re.MULTILINE)
 
 
@@ -44,7 +45,7 @@ def _read() -> Iterator[CassandraMigration]:
     for file in files("streams.stores.migrations").joinpath("cassandra").iterdir():
         match = _FILE_NAME.fullmatch(file.name)
         if match is not None:
-            parts = _COMMENT.sub("", file.read_text(encoding="utf-8")).split(";")
+            parts = _END.split(_COMMENT.sub("", file.read_text(encoding="utf-8")))
             statements = tuple(part.strip() for part in parts if part.strip())
             yield CassandraMigration(int(match[1]), match[2].replace("_", " "), statements)
 

@@ -59,7 +59,7 @@ def _migrate(
     for revision in reversed(list(script.iterate_revisions(newest, current or "base"))):
         tell(f"PostgreSQL: version {int(revision.revision)}, {revision.doc}")
     if dry_run:
-        tell(_statements(script, connection, current, newest))
+        tell(_statements(script, current, newest))
     else:
         with _environment(script, newest) as environment:
             environment.configure(connection=connection, version_table=_VERSION_TABLE)
@@ -78,12 +78,12 @@ def _environment(script: ScriptDirectory, newest: str, **options: Any) -> Enviro
     )
 
 
-def _statements(script: ScriptDirectory, connection: Connection, current: str | None, newest: str) -> str:
+def _statements(script: ScriptDirectory, current: str | None, newest: str) -> str:
     """The SQL of an upgrade."""
     told = io.StringIO()
     with _environment(script, newest, as_sql=True, starting_rev=current) as environment:
         environment.configure(
-            dialect=connection.dialect, version_table=_VERSION_TABLE, output_buffer=told, literal_binds=True
+            dialect_name="postgresql", version_table=_VERSION_TABLE, output_buffer=told, literal_binds=True
         )
         environment.run_migrations()
     return told.getvalue().strip()

@@ -236,7 +236,7 @@ class VisibilitySql:
             column = self._column(condition.attribute)
             low = self._attribute_sql.value(condition.attribute, condition.low)
             high = self._attribute_sql.value(condition.attribute, condition.high)
-            return _negated_if(condition.negated, column.between(low, high))
+            return _negated_if(condition.negated, sa.and_(column >= low, column <= high))
         if isinstance(condition, StartsWith):
             prefix = str(self._attribute_sql.value(condition.attribute, condition.prefix))
             return _negated_if(condition.negated, _starts_with(self._column(condition.attribute), prefix))
