@@ -192,6 +192,7 @@ class Member:
         )
         self._deletion = RecordDeletion(self._settings, self.role, self._topic, self._materialised)
         self._consumer = Consumer(self._group(cluster), logger=LOG)
+        self._joined_by_ms = _now_ms() + self._settings.session_timeout_ms
         self._consumer.subscribe([self._topic], self._assigned, self._revoked, self._lost)
 
     def _group(self, cluster: Cluster) -> dict[str, Any]:
@@ -337,6 +338,8 @@ class Member:
 
     def _sweep(self, now_ms: int) -> None:
         """Do what is due by the clock."""
+        if not self.status.joined and now_ms >= self._joined_by_ms:
+            self.status.joined = True  # a group with more members than partitions tells some of them nothing
         next_ms = now_ms + POLL_MS
         for seat in list(self._seats.values()):
             if seat.retry_at_ms and now_ms >= seat.retry_at_ms:
