@@ -64,9 +64,17 @@ class Backend:
         return self._world.config
 
     async def call(
-        self, method: str, namespace: str, workflow_id: str, run_id: str, request: bytes, _: Any
+        self,
+        method: str,
+        namespace: str,
+        workflow_id: str,
+        run_id: str,
+        request: bytes,
+        _: Any,
+        *,
+        after_event_id: int = 0,
     ) -> Reply:
-        body = Call(method, namespace, workflow_id, run_id, request)
+        body = Call(method, namespace, workflow_id, run_id, request, after_event_id=after_event_id)
         return await self.ask(COMMANDS, workflow_key(namespace, workflow_id), body)
 
     async def ask(self, topic: str, key: str, body: Any, timeout_s: float | None = None) -> Reply:

@@ -41,13 +41,15 @@ _ANSWERED_BY_GATEWAY = ("QueryWorkflow", "UpdateWorkflowExecution")
 class Waiting(msgspec.Struct):
     """A call that awaits its reply; of a poll, what kind of task it polls for.
 
-    `owed` tells that there has to be a reply, since nothing goes wrong any more.
+    `owed` tells that there has to be a reply, since nothing goes wrong any more; `whole` that events which belong to
+    the reply are no part of its body.
     """
 
     on_reply: OnReply
     owed: bool
     task_kind: str = ""
     key: str = ""
+    whole: bool = False
 
 
 class Gateway:
@@ -171,7 +173,7 @@ class Gateway:
     def ask(self, topic: str, key: str, body: Any, epoch: int, done: OnReply) -> None:
         """Append a record for a call that is under way, and await its reply: never, when the gateway dies."""
         if self.up and epoch == self.epoch:
-            correlation = self._expect(Waiting(done, self.world.at_peace))
+            correlation = self._expect(Waiting(done, self.world.at_peace, whole=True))
             self._append(topic, self.world.partition_of(topic, key), key, body, correlation)
 
     def tell(self, topic: str, key: str, body: Any, epoch: int) -> None:
@@ -238,7 +240,9 @@ class Gateway:
         if not self.up or correlation.epoch != self.epoch:
             return
         waiting = self._waiting.pop(correlation.id, None)
-        if waiting is not None:
+        if waiting is not None and waiting.whole:
+            waiting.on_reply(reply)
+        elif waiting is not None:
             self._attach(correlation, waiting, reply, self.world.rng.choice(PATIENCE))
         elif correlation.id in self._gone:
             self._undelivered(correlation, self._gone.pop(correlation.id), reply)
