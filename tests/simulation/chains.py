@@ -353,26 +353,37 @@ def _check_child(runs: Runs, parent: RunHistory, child: RunHistory) -> None:
 
 
 def waits_in_vain(runs: Runs, run: RunHistory) -> bool:
-    """Whether a run that a reset made waits for a child that was over before, or never began.
+    """Whether a run that a reset made waits for the end of a child that somebody else was told of, or nobody.
 
-    The run that started the child had closed by then, and was told nothing that could come again.
+    A child tells the run that started it, or what that was reset to last: so it is on the real server too.
     """
-    initiated, ended = {}, set()
-    for number, event in enumerate(run.events):
-        attributes = getattr(event, event.WhichOneof("attributes"))
-        if event.event_type == E.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED:
-            if number < run.reset_index:
-                initiated[event.event_id] = attributes.workflow_id
+    started = {}
+    for event in run.events:
+        if event.event_type == E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED:
+            attributes = event.child_workflow_execution_started_event_attributes
+            started[attributes.initiated_event_id] = attributes.workflow_execution.run_id
         elif event.event_type in CHILD_ENDS:
-            ended.add(attributes.initiated_event_id)
-    for initiated_event_id, workflow_id in initiated.items():
-        children = [
-            child
-            for child in runs.values()
-            if child.workflow_id == workflow_id
-            and child.started.parent_initiated_event_id == initiated_event_id
-        ]
-        over = all(not child.open and time_ms(child.events[-1]) <= run.born_ms for child in children)
-        if initiated_event_id not in ended and over:
-            return True
-    return False
+            started.pop(getattr(event, str(event.WhichOneof("attributes"))).initiated_event_id, None)
+    return any(_is_lost(runs, run, *child) for child in started.items())
+
+
+def _is_lost(runs: Runs, run: RunHistory, initiated_event_id: int, run_id: str) -> bool:
+    child = runs.get(run_id)
+    while child is not None and child.closed and child.next_run_id:
+        child = runs.get(child.next_run_id)
+    if child is None or not child.closed:
+        return False
+    told: RunHistory | None = runs.get(child.started.parent_workflow_execution.run_id)
+    while told is not None and told is not run:
+        made = [other for other in runs.values() if _made_of(other, told.run_id)]
+        told = max(made, key=lambda other: other.born_ms, default=None)
+        if told is not None and told.reset_index < initiated_event_id:
+            told = None
+    return told is None or time_ms(child.events[-1]) <= run.born_ms
+
+
+def _made_of(run: RunHistory, base_run_id: str) -> bool:
+    """Whether a reset made a run of another."""
+    if not (run.copied and run.born):
+        return False
+    return run.events[run.reset_index].workflow_task_failed_event_attributes.base_run_id == base_run_id

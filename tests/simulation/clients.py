@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType, ResetReapplyExcludeType, UpdateWorkflowExecutionLifecycleStage
 from temporalio.api.enums.v1 import WorkflowIdReusePolicy as REUSE
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice import v1 as api
 
@@ -43,6 +44,7 @@ TASK_ENDS = (
     EventType.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT,
 )
 CHILD_INITIATED = EventType.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED
+CHILD_STARTED = EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED
 
 EXCLUDED = (
     (),
@@ -155,7 +157,9 @@ class Client:
     def _do(self, run_id: str) -> None:
         self.busy -= 1
         pick = self.world.rng.random()
-        if pick < 0.44:
+        if self.resettable and pick < 0.5 and (cut := self._points(cut=True)):
+            self._reset(cut)
+        elif pick < 0.44:
             self._signal(run_id)
         elif pick < 0.58:
             self._query(run_id)
@@ -165,8 +169,8 @@ class Client:
             self._cancel(run_id)
         elif pick < 0.92:
             self._terminate(run_id)
-        elif self.resettable:
-            self._reset()
+        elif self.resettable and (points := self._points()):
+            self._reset(points)
 
     def _end_schedule(self) -> None:
         """A schedule never ends by itself: cancel or terminate the current run, whenever there is one."""
@@ -280,17 +284,21 @@ class Client:
 
     # Going back
 
-    def _reset(self) -> None:
-        """Reset a run of the workflow to the end of one of its workflow tasks."""
-        rng, judge = self.world.rng, self.world.judge
-        points = [
+    def _points(self, *, cut: bool = False) -> list[tuple[str, int]]:
+        """The ends of workflow tasks of the workflow's runs; with `cut`, where a child was still to start."""
+        return [
             (run.run_id, event.event_id)
-            for run in judge.runs.values()
+            for run in self.world.judge.runs.values()
             for event in run.events
-            if run.workflow_id == self.workflow_id and run.born and event.event_type in TASK_ENDS
+            if run.workflow_id == self.workflow_id
+            and run.born
+            and event.event_type in TASK_ENDS
+            and (not cut or _cuts_off_a_child(run.events, event.event_id))
         ]
-        if not points:
-            return
+
+    def _reset(self, points: list[tuple[str, int]]) -> None:
+        """Reset a run of the workflow to one of these ends of workflow tasks."""
+        rng, judge = self.world.rng, self.world.judge
         name = self._name("reset")
         run_id, point = rng.choice(points)
         request = api.ResetWorkflowExecutionRequest(
@@ -301,9 +309,6 @@ class Client:
             reason=name,
             reset_reapply_exclude_types=rng.choice(EXCLUDED),
         )
-        if any(event.event_type == CHILD_INITIATED for event in judge.runs[run_id].events):
-            # With everything left out, a child's end does not come again either: the run would wait for ever.
-            del request.reset_reapply_exclude_types[2:]
         self._go_back(request, TRIES)
         for current in judge.runs.values():
             if current.open and current.workflow_id == self.workflow_id:
@@ -334,10 +339,21 @@ class Client:
         self._go_back(request, tries)
 
     def _end_waiting(self, run_id: str) -> None:
-        """Terminate a run that waits for a child whose end nobody was left to be told of before the reset."""
+        """Terminate a run that waits for a child whose end it is not told of (as on the real server)."""
         world, run = self.world, self.world.judge.runs.get(run_id)
         if run is None or run.open:
             if run is not None and waits_in_vain(world.judge.runs, run):
                 self._terminate(run_id)
             elif not world.over:
                 world.at(20_000, self._end_waiting, run_id)
+
+
+def _cuts_off_a_child(events: Sequence[HistoryEvent], point: int) -> bool:
+    """Whether a child was initiated before an event, and started after it or never."""
+    initiated = {event.event_id for event in events[: point - 1] if event.event_type == CHILD_INITIATED}
+    started = {
+        event.child_workflow_execution_started_event_attributes.initiated_event_id
+        for event in events[: point - 1]
+        if event.event_type == CHILD_STARTED
+    }
+    return bool(initiated - started)

@@ -368,6 +368,12 @@ def starts_past_the_deadline(stack: ExitStack) -> None:
 
 
 @bug
+def found_child_ignored(stack: ExitStack) -> None:
+    """Rule 23: a run that a reset made does not go on with a child whose start was cut off."""
+    stack.enter_context(patch.dict(BODIES, {bodies.ChildFound: lambda step, body: None}))
+
+
+@bug
 def undelivered_task_kept(stack: ExitStack) -> None:
     """Rule 19: a started task that reached nobody is left to time out."""
     stack.enter_context(patch.dict(BODIES, {bodies.TaskUndelivered: lambda step, body: None}))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tests.simulation.gateways import Gateway
     from tests.simulation.world import World
 
+START_CHILD = CommandType.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION
 STICKY_TIMEOUT_MS = 5_000
 CALL_TIMEOUT_MS = 4_000
 
@@ -180,6 +181,9 @@ class Worker:
         answers = [self._answer_update(request, message) for message in response.messages]
         rejected = all(answers)
         request.commands.extend(commands)
+        if any(command.command_type == START_CHILD for command in commands):
+            # A workflow task between a child's Initiated and its Started event is a point to reset to.
+            request.force_create_new_workflow_task = rng.random() < 0.5
         if self.sticky_queue:
             request.sticky_attributes.CopyFrom(
                 StickyExecutionAttributes(
