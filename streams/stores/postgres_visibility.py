@@ -181,7 +181,7 @@ class PostgresVisibilityStore:
         try:
             return self._read(lambda run: wanted.page(self._sql, run))
         except exc.DataError as error:
-            # The filter's values are of their columns' types; only a token's may be of others.
+            # A filter's texts are made storable; only a token that is forged holds what no text can.
             if not next_page_token:
                 raise
             raise PageTokenError("invalid page token") from error

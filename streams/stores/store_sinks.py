@@ -50,7 +50,6 @@ class ClusterStores:
         postgres: PostgresSettings,
         types_of: Callable[[str], Mapping[str, int]],
     ) -> None:
-        self._cassandra = cassandra
         self._postgres = postgres
         self._types_of = types_of
         self.history = CassandraHistoryStore(cassandra)
@@ -58,23 +57,26 @@ class ClusterStores:
 
     def history_sink(self) -> CassandraHistorySink:
         """What a materializer of histories writes with."""
-        return CassandraHistorySink(self._cassandra)
+        return CassandraHistorySink(self.history)
 
     def visibility_sink(self) -> PostgresVisibilitySink:
         """What a materializer of visibility, or of deletions from it, writes with."""
-        return PostgresVisibilitySink(self._postgres, self._types_of)
+        return PostgresVisibilitySink(self._postgres, self.visibility, self._types_of)
 
     def close(self) -> None:
-        """Close what reads; idempotent."""
+        """Close what reads, and what histories are written with; idempotent."""
         self.history.close()
         self.visibility.close()
 
 
 class CassandraHistorySink:
-    """Implements `streams.kafka.materializer.StoreSink`: HistoryBatch and RunDeleted into histories."""
+    """Implements `streams.kafka.materializer.StoreSink`: HistoryBatch and RunDeleted into histories.
 
-    def __init__(self, settings: CassandraSettings) -> None:
-        self._store = CassandraHistoryStore(settings)
+    Any number of sinks, and readers, share the connections of `store`.
+    """
+
+    def __init__(self, store: CassandraHistoryStore) -> None:
+        self._store = store
 
     def positions(self, topic: str) -> dict[int, Position]:
         """See `streams.kafka.materializer.StoreSink.positions`."""
@@ -94,18 +96,22 @@ class CassandraHistorySink:
         self._store.move(topic, positions)
 
     def close(self) -> None:
-        """See `streams.kafka.materializer.StoreSink.close`."""
-        self._store.close()
+        """See `streams.kafka.materializer.StoreSink.close`: the store is somebody else's."""
 
 
 class PostgresVisibilitySink:
     """Implements `streams.kafka.materializer.StoreSink`: RunVisible and RunDeleted into visibility.
 
-    `types_of` as of `ClusterStores`.
+    It has a connection of its own, and writes by `store`. `types_of` as of `ClusterStores`.
     """
 
-    def __init__(self, settings: PostgresSettings, types_of: Callable[[str], Mapping[str, int]]) -> None:
-        self._store = PostgresVisibilityStore(settings)
+    def __init__(
+        self,
+        settings: PostgresSettings,
+        store: PostgresVisibilityStore,
+        types_of: Callable[[str], Mapping[str, int]],
+    ) -> None:
+        self._store = store
         self._engine = open_engine(settings, read_only=False, pool_size=1)
         self._types_of = types_of
         self._forgot_s = time.monotonic()
@@ -139,7 +145,6 @@ class PostgresVisibilitySink:
 
     def close(self) -> None:
         """See `streams.kafka.materializer.StoreSink.close`."""
-        self._store.close()
         self._engine.dispose()
 
 

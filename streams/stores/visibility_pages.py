@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from streams.stores import list_filter
-from streams.stores.filter_model import FilterError, ListFilter, PageTokenError
+from streams.stores.filter_model import FilterError, ListFilter, PageTokenError, Sort
 from streams.stores.page_token import PageToken, SortKey, decode_token, encode_token
-from streams.stores.search_attributes import SearchAttributes
+from streams.stores.search_attributes import Attribute, SearchAttributes, ValueType
 from streams.stores.visibility import VisibilityCount, VisibilityPage
 from streams.stores.visibility_columns import COLUMNS, check_types, row_of
 
@@ -32,6 +32,7 @@ NONE_CLOSED = -(2**63)
 _KeyedRow = tuple[tuple[SortKey, ...], tuple[Any, ...]]
 """Sort keys of a row, and its columns."""
 
+_TEXTS = (ValueType.TEXT, ValueType.KEYWORD, ValueType.KEYWORD_LIST)
 _CLOSE_ORDER = COLUMNS.index("close_order")
 _START_TIME = COLUMNS.index("start_time_ns")
 _RUN_ID = COLUMNS.index("run_id")
@@ -125,7 +126,7 @@ class _Page:
     def sorted_rows(self, limit: int) -> Iterator[_KeyedRow]:
         """Rows in the filter's own order."""
         keys = len(self._wanted.order_by) + 1
-        if self._after and (len(self._after) != keys or not isinstance(self._after[-1], str)):
+        if self._after and not _are_keys(self._wanted.order_by, self._after):
             raise PageTokenError("invalid page token")
         select = self._sql.sorted_runs(
             self._namespace_id, self._wanted, self.frozen_order, self._after, limit
@@ -145,6 +146,25 @@ class _Page:
         for select in selects:
             for values in _checked(self._run(select)):
                 yield (values[_CLOSE_ORDER],), values
+
+
+def _are_keys(order_by: Sequence[Sort], keys: Sequence[SortKey]) -> bool:
+    """Whether a token's keys can be those of a row: the last is its run id."""
+    return (
+        len(keys) == len(order_by) + 1
+        and isinstance(keys[-1], str)
+        and all(map(_is_key, (sort.attribute for sort in order_by), keys))
+    )
+
+
+def _is_key(attribute: Attribute, key: SortKey) -> bool:
+    if key is None or isinstance(key, bool):
+        return key is None
+    if attribute.type is ValueType.DOUBLE:
+        return isinstance(key, int | float)
+    if attribute.type in _TEXTS and attribute.field != "ExecutionStatus":
+        return isinstance(key, str)
+    return isinstance(key, int)
 
 
 def _checked(rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:

@@ -171,12 +171,8 @@ def position(offset: int, now_ms: int) -> Position:
 
 class TestPositions:
     @pytest.fixture
-    def sink(
-        self, settings: CassandraSettings, store: CassandraHistoryStore
-    ) -> Iterator[CassandraHistorySink]:
-        sink = CassandraHistorySink(settings)
-        yield sink
-        sink.close()
+    def sink(self, store: CassandraHistoryStore) -> CassandraHistorySink:
+        return CassandraHistorySink(store)
 
     def test_they_come_back_by_topic_and_partition(self, sink: CassandraHistorySink) -> None:
         assert sink.positions("history") == {}

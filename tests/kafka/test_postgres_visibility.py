@@ -154,6 +154,8 @@ class TestIndexes:
         )
         database.write([*ATTRIBUTE_ROWS, *fillers])
         with database.engine.begin() as tx:
+            tx.execute(sa.text("SELECT gin_clean_pending_list('visibility_by_attribute')"))
+            tx.execute(sa.text("SELECT gin_clean_pending_list('visibility_by_word')"))
             tx.execute(sa.text("ANALYZE visibility"))
         plans: list[str] = []
 
@@ -314,7 +316,7 @@ def deleted(run_id: str) -> RunDeleted:
 class TestSink:
     @pytest.fixture
     def sink(self, settings: PostgresSettings, database: Database) -> Iterator[PostgresVisibilitySink]:
-        sink = PostgresVisibilitySink(settings, lambda namespace: {"Key": ValueType.KEYWORD})
+        sink = PostgresVisibilitySink(settings, database.store, lambda namespace: {"Key": ValueType.KEYWORD})
         yield sink
         sink.close()
 
@@ -426,7 +428,7 @@ class TestFailures:
     async def test_a_server_that_comes_back_is_used_again(
         self, postgres: PostgresServer, settings: PostgresSettings, database: Database
     ) -> None:
-        sink = PostgresVisibilitySink(settings, lambda namespace: {})
+        sink = PostgresVisibilitySink(settings, database.store, lambda namespace: {})
         sink.write("visibility", [visible("a")], {0: position(1, 1)})
         assert await listed(database.store) == ["a"]
         postgres.kill()
