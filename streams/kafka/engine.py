@@ -205,6 +205,7 @@ class KafkaEngine:
         self._on_reply = on_reply
         if first:
             self._spawn(self._live())
+            self._spawn(self._watch_replies())
         else:
             self._lease()
         return self._epoch
@@ -331,9 +332,14 @@ class KafkaEngine:
         task.add_done_callback(self._tasks.discard)
 
     async def _live(self) -> None:
-        """Renew the lease, and look whether replies can come."""
+        """Renew the lease: nothing else may hold that up."""
         while True:
             self._lease()
+            await asyncio.sleep(LEASE_PERIOD_S)
+
+    async def _watch_replies(self) -> None:
+        """Look whether replies can come."""
+        while True:
             await asyncio.sleep(LEASE_PERIOD_S)
             self._has_leader = await asyncio.to_thread(self._reader.has_leader)
 

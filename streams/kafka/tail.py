@@ -76,7 +76,7 @@ class Tail:
 
     def partitions(self, topic: str) -> list[int]:
         """The partitions of a topic. Blocks. Raises TailError unless the topic is there."""
-        found = self._consumer.list_topics(topic, timeout=_METADATA_TIMEOUT_S).topics.get(topic)
+        found = self._admin.list_topics(topic, timeout=_METADATA_TIMEOUT_S).topics.get(topic)
         if found is None or found.error is not None or not found.partitions:
             raise TailError(f"there is no topic {topic}: create it with `odradek topics apply`")
         return sorted(found.partitions)
@@ -84,7 +84,7 @@ class Tail:
     def has_leader(self, topic: str, partition: int) -> bool:
         """Whether a partition can be written and read now. Blocks."""
         try:
-            found = self._consumer.list_topics(topic, timeout=_METADATA_TIMEOUT_S).topics.get(topic)
+            found = self._admin.list_topics(topic, timeout=_METADATA_TIMEOUT_S).topics.get(topic)
         except KafkaException:
             return False
         place = found.partitions.get(partition) if found is not None else None
@@ -99,7 +99,6 @@ class Tail:
         return self._offset(topic, partition, OffsetSpec.latest())  # type: ignore[no-untyped-call]
 
     def _offset(self, topic: str, partition: int, spec: OffsetSpec) -> int:
-        # Not through the consumer: asked from another thread than the one that polls, it may never answer.
         asked = {TopicPartition(topic, partition): spec}
         futures = self._admin.list_offsets(asked, request_timeout=_METADATA_TIMEOUT_S)
         future: Future[ListOffsetsResultInfo] = next(iter(futures.values()))
