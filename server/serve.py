@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
+import threading
 from contextlib import AsyncExitStack
 from importlib import metadata
+from typing import Final
 
 import structlog
 import uvloop
@@ -19,6 +22,9 @@ from server.member import MemberProcess
 from server.ports import address, check_port
 from server.settings import Settings
 from streams.limits import Limits, limits_from_dynamic_config
+
+STOP_TIMEOUT_S: Final = 30.0
+"""How long last checkpoints and leaving groups may take."""
 
 _log = structlog.get_logger(__name__)
 
@@ -36,6 +42,8 @@ def run(settings: Settings, index: int) -> int:
 
 async def _run(settings: Settings, index: int, limits: Limits) -> int:
     stopping = stop_signal()
+    stuck = threading.Timer(STOP_TIMEOUT_S, _give_up)
+    stuck.daemon = True
     serve = settings.serve
     if "gateway" in serve.roles and serve.processes == 1:
         check_port("port", serve.ip, serve.port)
@@ -45,6 +53,7 @@ async def _run(settings: Settings, index: int, limits: Limits) -> int:
         endpoint = await _serve_probes(settings, index, registry, member)
         stack.push_async_callback(endpoint.stop)
         stack.push_async_callback(member.stop)
+        stack.callback(stuck.start)
         started = asyncio.create_task(member.start())
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait((started, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -69,6 +78,12 @@ async def _run(settings: Settings, index: int, limits: Limits) -> int:
         except TimeoutError:
             _log.warning("calls were cut off that did not end in time", timeout_s=DRAIN_TIMEOUT_S)
     return 0
+
+
+def _give_up() -> None:
+    """End a process whose cluster does not let it go: nothing is lost without a last checkpoint."""
+    _log.error("the member was not let go in time and ends as it is", timeout_s=STOP_TIMEOUT_S)
+    os._exit(1)
 
 
 async def _serve_probes(
