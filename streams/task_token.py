@@ -39,7 +39,7 @@ class TaskToken(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
         """The token in `data`. Raises DecodeError."""
         try:
             return _decode(data)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DecodeError(f"not a task token: {error}") from error
 
 

@@ -152,7 +152,7 @@ class Codec:
         """The records of a batch; bodies that cannot be decoded become Undecodable. Raises avro.DecodeError."""
         try:
             entries = _decode(data)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise avro.DecodeError(f"not a batch of records: {error}") from error
         return [
             Record(

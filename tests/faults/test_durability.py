@@ -371,7 +371,7 @@ async def crash_often(folder: Path, crashes: int, seed: int) -> Told:
     path, copies = folder / "0.db", folder / "1.db"
     engine = EmbeddedEngine(path, on_failure=lambda error: pytest.fail(str(error)))
     await engine.start()
-    await prepare(engine, DevSettings(), Limits())
+    await prepare(engine, DevSettings(), Limits(), "gateway-0")
     await engine.stop()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams.embedded, "Database", CrashingDatabase)
