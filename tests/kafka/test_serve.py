@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import socket
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
@@ -67,11 +70,15 @@ class Counter:
 
 
 class Ports:
-    """The ports of one member of up to two processes."""
+    """The ports of one member of up to two processes, whose metrics are side by side."""
 
     def __init__(self) -> None:
         (self.grpc,) = free_ports(1)
-        (self.metrics,) = free_ports(1)
+        while True:
+            (self.metrics,) = free_ports(1)
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.metrics + 1)) and self.metrics + 1 != self.grpc:
+                    return
 
 
 @pytest.fixture
@@ -157,3 +164,33 @@ async def test_a_member_that_starts_again_goes_on(config: Path, tmp_path: Path, 
             assert await handle.result() == 5
         events = [event async for event in handle.fetch_history_events()]
         assert [event.event_id for event in events] == list(range(1, len(events) + 1))
+
+
+async def test_processes_share_the_work_and_one_that_is_killed_comes_back(
+    config: Path, tmp_path: Path, ports: Ports
+) -> None:
+    both = (ports.metrics, ports.metrics + 1)
+    with cluster_server.serving(config, tmp_path / "log", "--processes", "2", metrics_ports=both) as server:
+        async with asyncio.timeout(30):
+            while not all(map(owned_at, both)):
+                await asyncio.sleep(0.1)  # the second to join gets its share a moment later
+        client = await Client.connect(f"127.0.0.1:{ports.grpc}")
+        handle = await work_one(client)
+        os.kill(children_of(server.process.pid)[1], signal.SIGKILL)
+        server.wait_until_ready(*both)
+        # Whoever was connected to the one that was killed connects again.
+        client = await Client.connect(f"127.0.0.1:{ports.grpc}")
+        await work_one(client)
+        events = [event async for event in client.get_workflow_handle(handle.id).fetch_history_events()]
+        assert [event.event_id for event in events] == list(range(1, len(events) + 1))
+
+
+def owned_at(metrics_port: int) -> list[str]:
+    """The partitions that a process owns."""
+    numbers = cluster_server.metrics(metrics_port)
+    return [name for name, value in numbers.items() if name.startswith("odradek_partition_owned") and value]
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process started, in that order."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
