@@ -171,9 +171,8 @@ async def test_processes_share_the_work_and_one_that_is_killed_comes_back(
 ) -> None:
     both = (ports.metrics, ports.metrics + 1)
     with cluster_server.serving(config, tmp_path / "log", "--processes", "2", metrics_ports=both) as server:
-        async with asyncio.timeout(30):
-            while not all(map(owned_at, both)):
-                await asyncio.sleep(0.1)  # the second to join gets its share a moment later
+        # The second to join gets its share a moment later.
+        await asyncio.to_thread(cluster_server.wait_until, lambda: all(map(owned_at, both)))
         client = await Client.connect(f"127.0.0.1:{ports.grpc}")
         handle = await work_one(client)
         os.kill(children_of(server.process.pid)[1], signal.SIGKILL)

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,15 @@ def serving(
     finally:
         code = server.stop()
     assert code == 0, f"the member exited {code}:\n{server.log}"
+
+
+def wait_until(true: Callable[[], bool], timeout_s: float = READY_TIMEOUT_S) -> None:
+    """Return once a condition holds. Raises TimeoutError."""
+    deadline_s = time.monotonic() + timeout_s
+    while not true():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError
+        time.sleep(PROBE_PERIOD_S)
 
 
 def probe(port: int, path: str) -> str | None:
