@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Where `cluster-up` keeps the parts' data, logs, pids and ports.
 CLUSTER_DIR := .cache/cluster
 
-.PHONY: setup demo test lint golden bench nightly cluster-up cluster-down clean
+.PHONY: setup demo test test-kafka lint golden bench nightly cluster-up cluster-down clean
 
 setup: $(READY)
 
@@ -24,6 +24,10 @@ demo: setup
 
 test: lint
 	$(BIN)/python -m pytest
+
+# On a real Kafka, Cassandra and PostgreSQL, which it starts: deploy/local/README.md.
+test-kafka: setup
+	$(BIN)/python -m pytest tests/kafka
 
 lint: setup
 	$(BIN)/ruff check .
