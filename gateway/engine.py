@@ -20,10 +20,14 @@ class Engine(Protocol):
     def append(
         self, topic: str, key: str, body: msgspec.Struct, correlation: Correlation | None = None
     ) -> None:
-        """Append a record. Never blocks; the reply comes once what it rests on is durable."""
+        """Append a record. Never blocks; the reply comes once what it rests on is durable.
+
+        LimitsChanged and GatewayLease go to every partition of their topic. A record that cannot be appended is
+        answered with UNAVAILABLE.
+        """
 
     async def flush(self) -> None:
-        """Wait until everything folded so far is durable and visible in the stores."""
+        """Wait until everything folded so far is durable and visible in the stores, where the log can tell that."""
 
     @property
     def namespaces(self) -> Mapping[str, NamespaceConfig]:

@@ -42,7 +42,11 @@ _SECOND_NS: Final = 1_000_000_000
 
 
 class Visibility:
-    """Handlers of list and count methods. They see what their caller has done before."""
+    """Handlers of list and count methods.
+
+    They see what the engine has made visible by `flush`: on the embedded log all that their caller has done before,
+    on Kafka what is materialised by now.
+    """
 
     def __init__(self, backend: Backend, store: VisibilityReader) -> None:
         self._backend = backend

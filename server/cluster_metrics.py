@@ -180,6 +180,14 @@ def why_stuck(status: MemberStatus, now_ms: int) -> str:
     return ""
 
 
+def why_materializer_stuck(materializer: Materializer) -> str:
+    """Why a materializer is not alive, empty when it is. One that waits for its store is."""
+    silent_s = time.monotonic() - materializer.beat_s
+    if silent_s * 1000 > STUCK_LOOP_MS:
+        return f"materializer of {materializer.topic}: its thread was last seen {silent_s:.0f} s ago"
+    return ""
+
+
 def why_not_ready(status: MemberStatus) -> str:
     """Why a member does not own all that it has been given, empty when it does."""
     if not status.joined:

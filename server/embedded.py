@@ -10,11 +10,11 @@ from typing import Final
 from gateway.metrics import Registry
 from gateway.server import Gateway
 from gateway.service_metrics import ServiceMetrics
+from server.closes import count_close
 from server.errors import StartupError
 from server.ports import address
 from server.preparation import prepare
 from server.settings import DevSettings
-from streams.bodies import RunVisible
 from streams.embedded import EmbeddedEngine
 from streams.limits import Limits
 from streams.matching.backlog import backlogs
@@ -64,9 +64,7 @@ async def start_embedded(
     failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
     metrics = ServiceMetrics(registry, metadata.version("odradek-server"))
     try:
-        engine = EmbeddedEngine(
-            path, on_failure=failure.set_result, on_visible=partial(_count_close, metrics)
-        )
+        engine = EmbeddedEngine(path, on_failure=failure.set_result, on_visible=partial(count_close, metrics))
     except DatabaseError as error:
         raise StartupError(str(error)) from None
     except StorageError as error:
@@ -96,16 +94,3 @@ def _damaged(path: Path, error: Exception) -> str:
         f"cannot start from {path}: {error}."
         " Put a copy of the file in its place, or start with another file; nothing was changed in this one"
     )
-
-
-def _count_close(metrics: ServiceMetrics, run: RunVisible) -> None:
-    if run.close_time_ns:
-        metrics.workflow_closed(
-            run.status,
-            run.namespace,
-            run.task_queue,
-            run.workflow_type,
-            (run.close_time_ns - run.start_time_ns) / 1e9,
-            run.history_size_bytes,
-            run.history_length,
-        )

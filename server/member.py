@@ -18,6 +18,7 @@ from gateway.metrics import Registry
 from gateway.server import Gateway
 from gateway.service_metrics import ServiceMetrics
 from server import cluster_metrics
+from server.closes import count_close
 from server.errors import StartupError
 from server.ports import address
 from server.preparation import prepare
@@ -55,6 +56,7 @@ class MemberProcess:
         self._index = index
         self._limits = limits
         self._metrics = registry
+        self._service_metrics = ServiceMetrics(registry, metadata.version("odradek-server"))
         self._loop = asyncio.get_running_loop()
         self._failure: asyncio.Future[BaseException] = self._loop.create_future()
         self._codec = Codec(BODY_TYPES)
@@ -108,7 +110,8 @@ class MemberProcess:
         if self._failure.done():
             return str(self._failure.result())
         now_ms = time.time_ns() // 1_000_000
-        reasons = (cluster_metrics.why_stuck(member.status, now_ms) for member in self._members)
+        reasons = [cluster_metrics.why_stuck(member.status, now_ms) for member in self._members]
+        reasons += map(cluster_metrics.why_materializer_stuck, self._materializers)
         return next((reason for reason in reasons if reason), "")
 
     # Putting it together
@@ -160,13 +163,24 @@ class MemberProcess:
             stores.visibility_sink(),
             self._codec,
             self._fail_from_thread,
-            prepare=self._know_attributes,
+            prepare=self._before_visible,
         )
         for materializer in (history, visibility):
             await asyncio.to_thread(materializer.start)
             self._materializers.append(materializer)
             self._stack.push_async_callback(asyncio.to_thread, materializer.stop)
         cluster_metrics.add_materializers(self._metrics, self._materializers)
+
+    def _before_visible(self, bodies: Sequence[Any]) -> None:
+        """What is to be done before rows are written. Closes are counted here; those written again count again."""
+        self._know_attributes(bodies)
+        closed = [body for body in bodies if isinstance(body, RunVisible) and body.close_time_ns]
+        if closed:
+            self._loop.call_soon_threadsafe(self._count_closes, closed)
+
+    def _count_closes(self, runs: Sequence[RunVisible]) -> None:
+        for run in runs:
+            count_close(self._service_metrics, run)
 
     def _know_attributes(self, bodies: Sequence[Any]) -> None:
         """Have the registry up to date before values of attributes are written whose types it has yet to tell."""
@@ -226,7 +240,7 @@ class MemberProcess:
             engine,
             stores.visibility,
             self._limits,
-            ServiceMetrics(self._metrics, metadata.version("odradek-server")),
+            self._service_metrics,
             engine.address,
             shares_port=settings.processes > 1,
         )

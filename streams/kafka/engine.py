@@ -76,6 +76,7 @@ class KafkaEngine:
         on_failure: Callable[[BaseException], None],
         reply_partition: int | None = None,
         local: LocalGateways | None = None,
+        delivery_timeout_ms: int = DELIVERY_TIMEOUT_MS,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._names = Names(settings.prefix)
@@ -99,7 +100,7 @@ class KafkaEngine:
         self._producer = Producer(
             {
                 **settings.producer(),
-                "message.timeout.ms": DELIVERY_TIMEOUT_MS,
+                "message.timeout.ms": delivery_timeout_ms,
                 "delivery.report.only.error": True,
                 "partitioner": "murmur2_random",
                 "error_cb": self._noticed,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
 from streams.bodies import RunDeleted
@@ -37,6 +38,8 @@ BATCH: Final = 2_000
 GATHER_S: Final = 0.02
 """How long records are gathered before they are written: readers get the newest events beside replies."""
 POLL_S: Final = 0.2
+IDLE_S: Final = 600.0
+"""How often an idle partition is moved on in time: stores forget what they keep for a time by that."""
 RETRY_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 BOUNDS_TIMEOUT_S: Final = 10.0
 
@@ -221,6 +224,7 @@ class Materializer:
         self._thread = threading.Thread(target=self._run, name=f"materializer-{topic}", daemon=True)
         self._bodies: list[Any] = []
         self._moved: set[int] = set()
+        self._idle_s = time.monotonic()
         self.partitions: dict[int, Carried] = {}
         """Those it has, by number."""
         self.records = 0
@@ -270,6 +274,8 @@ class Materializer:
     def _step(self) -> None:
         first = self._consumer.poll(POLL_S)
         if first is None:
+            if time.monotonic() > self._idle_s + IDLE_S:
+                self._move_idle()
             return
         messages = [first, *self._consumer.consume(BATCH, 0)]
         if len(messages) < BATCH and not self._stopping.wait(GATHER_S):
@@ -325,6 +331,18 @@ class Materializer:
             if deleted:
                 self._deletions.write(self.topic, deleted, {})
         self._sink.write(self.topic, bodies, positions)
+
+    def _move_idle(self) -> None:
+        """Tell the store that partitions that gave nothing are where they were, and when that was."""
+        self._idle_s = time.monotonic()
+        now_ms = self._clock_ms()
+        positions = {
+            number: msgspec.structs.replace(carried.position(), now_ms=now_ms)
+            for number, carried in self.partitions.items()
+            if carried.offset >= 0 and carried.offset + 1 >= self._end(number)
+        }
+        if positions:
+            self._persist(lambda: self._sink.write(self.topic, (), positions))
 
     def _persist(self, action: Callable[[], None]) -> None:
         """Do something with the store until it succeeds. The group's coordinator hears of this member meanwhile.
