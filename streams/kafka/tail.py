@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final
@@ -75,11 +76,18 @@ class Tail:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def partitions(self, topic: str) -> list[int]:
-        """The partitions of a topic. Blocks. Raises TailError unless the topic is there."""
-        found = self._admin.list_topics(topic, timeout=_METADATA_TIMEOUT_S).topics.get(topic)
-        if found is None or found.error is not None or not found.partitions:
-            raise TailError(f"there is no topic {topic}: create it with `odradek topics apply`")
-        return sorted(found.partitions)
+        """The partitions of a topic. Blocks. Raises TailError unless the topic is there.
+
+        One that has just been created takes a moment to be known to every broker.
+        """
+        until_s = time.monotonic() + _METADATA_TIMEOUT_S
+        while True:
+            found = self._admin.list_topics(topic, timeout=_METADATA_TIMEOUT_S).topics.get(topic)
+            if found is not None and found.error is None and found.partitions:
+                return sorted(found.partitions)
+            if time.monotonic() > until_s:
+                raise TailError(f"there is no topic {topic}: create it with `odradek topics apply`")
+            self._stopping.wait(RETRY_S)
 
     def has_leader(self, topic: str, partition: int) -> bool:
         """Whether a partition can be written and read now. Blocks."""
