@@ -137,7 +137,7 @@ class KafkaEngine:
             await asyncio.to_thread(self._resolve)
             self._has_leader = await asyncio.to_thread(self._reader.has_leader)
             whole = await asyncio.to_thread(self._registry.wait_whole, WHOLE_WAIT_S)
-        except (TailError, KafkaException) as error:
+        except TailError as error:
             raise EngineFailedError(str(error)) from error
         if not whole:
             raise EngineFailedError(f"the registry could not be read within {WHOLE_WAIT_S:.0f} s")

@@ -14,7 +14,7 @@ from streams import topology
 from streams.bodies import NamespaceChanged, NamespaceConfig, NamespaceRemoved
 from streams.kafka.names import Names
 from streams.kafka.settings import KafkaSettings
-from streams.kafka.tail import Tail
+from streams.kafka.tail import Tail, TailError
 from streams.kafka.wire import record_of
 from streams.runtime.codec import Codec
 from streams.runtime.records import Record
@@ -43,7 +43,7 @@ class RegistryFollower:
         """Called on the reading thread after every change."""
 
     def start(self) -> None:
-        """Begin to read. Blocks for the metadata. Raises TailError, KafkaException."""
+        """Begin to read. Blocks for the metadata. Raises TailError."""
         places = []
         for partition in self._tail.partitions(self._topic):
             first = self._tail.first_offset(self._topic, partition)
@@ -80,12 +80,13 @@ class RegistryFollower:
         return {} if config is None else {pair.key: pair.value for pair in config.attributes}
 
     def catch_up(self, timeout_s: float) -> bool:
-        """Wait until everything is read that is in the topic now; False if that takes longer. Blocks.
-
-        Raises KafkaException.
-        """
+        """Wait until everything is read that is in the topic now; False if that cannot be had in time. Blocks."""
         until_s = time.monotonic() + timeout_s
-        ends = {number: self._tail.next_offset(self._topic, number) for number in list(self._read_to)}
+        try:
+            ends = {number: self._tail.next_offset(self._topic, number) for number in list(self._read_to)}
+        except TailError as error:
+            LOG.warning("%s", error)
+            return False
         with self._moved:
             while any(self._read_to[partition] < end for partition, end in ends.items()):
                 left_s = until_s - time.monotonic()

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from confluent_kafka import KafkaException, Message, TopicPartition
+from confluent_kafka import Message, TopicPartition
 
 from streams import avro
 from streams.bodies import ReplyRecord
@@ -103,10 +103,7 @@ class RepliesReader:
         self.partition = self._partition_of(len(numbers))
         if self.partition not in numbers:
             raise TailError(f"{self._topic} has no partition {self.partition}")
-        try:
-            self._end = self._tail.next_offset(self._topic, self.partition)
-        except KafkaException as error:
-            raise TailError(f"{self._topic}/{self.partition} has no leader to read from: {error}") from error
+        self._end = self._tail.next_offset(self._topic, self.partition)
 
     def start(self, address: str) -> None:
         """Read on from the end found, what is for the gateway at `address`."""

@@ -82,7 +82,10 @@ class Tail:
         """
         until_s = time.monotonic() + _METADATA_TIMEOUT_S
         while True:
-            found = self._admin.list_topics(topic, timeout=_METADATA_TIMEOUT_S).topics.get(topic)
+            try:
+                found = self._admin.list_topics(topic, timeout=_METADATA_TIMEOUT_S).topics.get(topic)
+            except KafkaException as error:
+                raise TailError(f"the cluster did not answer: {error.args[0].str()}") from error
             if found is not None and found.error is None and found.partitions:
                 return sorted(found.partitions)
             if time.monotonic() > until_s:
@@ -99,18 +102,27 @@ class Tail:
         return place is not None and place.leader >= 0
 
     def first_offset(self, topic: str, partition: int) -> int:
-        """The offset of a partition's first record. Blocks. Raises KafkaException."""
+        """The offset of a partition's first record. Blocks. Raises TailError."""
         return self._offset(topic, partition, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
 
     def next_offset(self, topic: str, partition: int) -> int:
-        """The offset that a partition's next record gets. Blocks. Raises KafkaException."""
+        """The offset that a partition's next record gets. Blocks. Raises TailError."""
         return self._offset(topic, partition, OffsetSpec.latest())  # type: ignore[no-untyped-call]
 
     def _offset(self, topic: str, partition: int, spec: OffsetSpec) -> int:
-        asked = {TopicPartition(topic, partition): spec}
-        futures = self._admin.list_offsets(asked, request_timeout=_METADATA_TIMEOUT_S)
-        future: Future[ListOffsetsResultInfo] = next(iter(futures.values()))
-        return future.result().offset
+        until_s = time.monotonic() + _METADATA_TIMEOUT_S
+        while True:
+            asked = {TopicPartition(topic, partition): spec}
+            futures = self._admin.list_offsets(asked, request_timeout=_METADATA_TIMEOUT_S)
+            future: Future[ListOffsetsResultInfo] = next(iter(futures.values()))
+            try:
+                return future.result().offset
+            except KafkaException as error:
+                # A leader that was just elected takes a moment to know that it is.
+                if time.monotonic() > until_s:
+                    where = f"{topic}/{partition}"
+                    raise TailError(f"{where} cannot be read now: {error.args[0].str()}") from error
+            self._stopping.wait(RETRY_S)
 
     def start(self, places: list[TopicPartition]) -> None:
         """Read on from these offsets."""

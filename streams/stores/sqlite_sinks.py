@@ -150,7 +150,9 @@ class SqliteVisibilitySink(_Sink):
         for run_id in list(newest):
             if tx.execute("SELECT 1 FROM deleted_runs WHERE run_id = ?", (run_id,)).fetchone():
                 del newest[run_id]
-        self._store.write(tx, [visibility_row(b, self._types_of(b.namespace)) for b in newest.values()])
+        self._store.write(
+            tx, [visibility_row(b, self._types_of(b.namespace), trust_marks=True) for b in newest.values()]
+        )
 
 
 class SqliteStores:
