@@ -21,27 +21,24 @@ def check_blob(message: Message, limits: Limits, namespace: str, workflow_id: st
 
 def is_over(size_bytes: int, limits: Limits, namespace: str, workflow_id: str) -> bool:
     """Whether a payload is over the limit."""
-    if size_bytes > limits.blob_size_warn_bytes:
-        _log.warning(
-            "large payload",
-            namespace=namespace,
-            workflow_id=workflow_id,
-            size_bytes=size_bytes,
-            warn_bytes=limits.blob_size_warn_bytes,
-        )
+    _warn("payload", size_bytes, limits.blob_size_warn_bytes, namespace, workflow_id)
     return size_bytes > limits.blob_size_error_bytes
 
 
 def check_memo(memo: Message, limits: Limits, namespace: str, workflow_id: str) -> None:
     """The memo of a workflow to start. Raises ApiError."""
     size_bytes = memo.ByteSize()
-    if size_bytes > limits.memo_size_warn_bytes:
+    _warn("memo", size_bytes, limits.memo_size_warn_bytes, namespace, workflow_id)
+    if size_bytes > limits.memo_size_error_bytes:
+        raise errors.invalid("Memo size exceeds limit.")
+
+
+def _warn(what: str, size_bytes: int, warn_bytes: int, namespace: str, workflow_id: str) -> None:
+    if size_bytes > warn_bytes:
         _log.warning(
-            "large memo",
+            f"large {what}",
             namespace=namespace,
             workflow_id=workflow_id,
             size_bytes=size_bytes,
-            warn_bytes=limits.memo_size_warn_bytes,
+            warn_bytes=warn_bytes,
         )
-    if size_bytes > limits.memo_size_error_bytes:
-        raise errors.invalid("Memo size exceeds limit.")

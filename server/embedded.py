@@ -29,7 +29,7 @@ GATEWAY: Final = "gateway-0"
 
 
 class EmbeddedServer:
-    """Implements :class:`server.dev.Server`. Get it from :func:`start_embedded`."""
+    """Implements :class:`server.process.Server`. Get it from :func:`start_embedded`."""
 
     def __init__(
         self, engine: EmbeddedEngine, gateway: Gateway, port: int, failure: asyncio.Future[BaseException]

@@ -49,7 +49,7 @@ _log = structlog.get_logger(__name__)
 
 
 class MemberProcess:
-    """Get it from :func:`start_member`. Implements :class:`server.dev.Server` but for the file."""
+    """Get it from :func:`start_member`. Implements :class:`server.process.Server` but for the file."""
 
     def __init__(self, settings: Settings, index: int, limits: Limits, registry: Registry) -> None:
         self._settings = settings

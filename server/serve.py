@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import sys
 import threading
@@ -16,12 +15,11 @@ import uvloop
 
 from gateway.metrics import Registry
 from gateway.metrics_endpoint import MetricsEndpoint
-from server.dev import DRAIN_TIMEOUT_S, GC_ALLOCATIONS, stop_signal, wait_for_end
-from server.errors import StartupError
 from server.member import MemberProcess
 from server.ports import address, check_port
+from server.process import limits_of, run_to_end, stop_signal
 from server.settings import Settings
-from streams.limits import Limits, limits_from_dynamic_config
+from streams.limits import Limits
 
 STOP_TIMEOUT_S: Final = 30.0
 """How long last checkpoints and leaving groups may take."""
@@ -31,13 +29,7 @@ _log = structlog.get_logger(__name__)
 
 def run(settings: Settings, index: int) -> int:
     """Runs process ``index`` until it is told to stop; returns the exit code. Raises :class:`StartupError`."""
-    try:
-        limits, warnings = limits_from_dynamic_config(settings.serve.dynamic_config)
-    except ValueError as error:
-        raise StartupError(str(error)) from None
-    for warning in warnings:
-        _log.warning(warning)
-    return uvloop.run(_run(settings, index, limits))
+    return uvloop.run(_run(settings, index, limits_of(settings.serve.dynamic_config)))
 
 
 async def _run(settings: Settings, index: int, limits: Limits) -> int:
@@ -64,20 +56,7 @@ async def _run(settings: Settings, index: int, limits: Limits) -> int:
             return 0
         await started
         _print_banner(settings, index, member.port, endpoint.port)
-        # What the imports made lives as long as the process: the collector need not look at it again.
-        gc.freeze()
-        gc.set_threshold(GC_ALLOCATIONS, 20, 100)
-        gc.enable()
-        failure = await wait_for_end(stopping, member)
-        if failure is not None:
-            _log.error("the member cannot go on", reason=str(failure), exc_info=failure)
-            return 1
-        print("Stopping server...", flush=True)
-        try:
-            await asyncio.wait_for(member.drain(), DRAIN_TIMEOUT_S)
-        except TimeoutError:
-            _log.warning("calls were cut off that did not end in time", timeout_s=DRAIN_TIMEOUT_S)
-    return 0
+        return await run_to_end(stopping, member, "the member cannot go on")
 
 
 def _give_up() -> None:

@@ -12,9 +12,9 @@ from typing import Final
 
 import structlog
 
-from server.dev import stop_signal
 from server.errors import StartupError
 from server.ports import check_port
+from server.process import stop_signal
 
 CANNOT_START: Final = 78
 """Exit code of a process that cannot start as it is configured: starting it again does not help."""
@@ -36,7 +36,6 @@ class _Supervisor:
     def __init__(self, arguments: Sequence[str]) -> None:
         self._arguments = arguments
         self._children: dict[int, asyncio.subprocess.Process] = {}
-        self._refused = False
 
     async def run(self, processes: int) -> int:
         self._stopping = stop_signal()

@@ -79,10 +79,18 @@ def _belongs(run: Run, body: bodies.StartChild) -> bool:
     return run.exists and (run.core.parent_namespace, run.core.parent_workflow_id) == parent
 
 
+def _tell_parent(
+    step: Step,
+    body: bodies.StartChild,
+    answer: bodies.ChildFound | bodies.ChildStarted | bodies.ChildStartFailed,
+) -> None:
+    step.context.emit(COMMANDS, workflow_key(body.parent_namespace, body.parent_workflow_id), answer)
+
+
 def _tell_found(step: Step, body: bodies.StartChild, core: state.Core) -> None:
-    step.context.emit(
-        COMMANDS,
-        workflow_key(body.parent_namespace, body.parent_workflow_id),
+    _tell_parent(
+        step,
+        body,
         bodies.ChildFound(
             namespace=body.parent_namespace,
             workflow_id=body.parent_workflow_id,
@@ -97,9 +105,9 @@ def _tell_found(step: Step, body: bodies.StartChild, core: state.Core) -> None:
 
 
 def _tell_started(step: Step, body: bodies.StartChild, run_id: str) -> None:
-    step.context.emit(
-        COMMANDS,
-        workflow_key(body.parent_namespace, body.parent_workflow_id),
+    _tell_parent(
+        step,
+        body,
         bodies.ChildStarted(
             namespace=body.parent_namespace,
             workflow_id=body.parent_workflow_id,
@@ -113,9 +121,9 @@ def _tell_started(step: Step, body: bodies.StartChild, run_id: str) -> None:
 
 
 def _tell_failed(step: Step, body: bodies.StartChild, cause: int) -> None:
-    step.context.emit(
-        COMMANDS,
-        workflow_key(body.parent_namespace, body.parent_workflow_id),
+    _tell_parent(
+        step,
+        body,
         bodies.ChildStartFailed(
             namespace=body.parent_namespace,
             workflow_id=body.parent_workflow_id,

@@ -23,6 +23,18 @@ READ_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.2
 _BATCH: Final = 5_000
 
+LASTING: Final = frozenset(
+    (
+        KafkaError._AUTO_OFFSET_RESET,
+        KafkaError.OFFSET_OUT_OF_RANGE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    )
+)
+"""Errors of a partition that do not go away by themselves."""
+
 
 class ReadError(Exception):
     """A partition could not be read now; trying again may help."""
@@ -106,7 +118,7 @@ class Reader:
                 batch.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:
                 at_end = True
-            elif error.fatal() or error.code() in _LASTING:
+            elif error.fatal() or error.code() in LASTING:
                 raise ReadError(f"{topic}/{partition} cannot be read: {error.str()}")
         return batch, at_end
 
@@ -120,18 +132,6 @@ class Reader:
     def close(self) -> None:
         """Leave."""
         self._consumer.close()
-
-
-_LASTING: Final = frozenset(
-    (
-        KafkaError._AUTO_OFFSET_RESET,
-        KafkaError.OFFSET_OUT_OF_RANGE,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError._UNKNOWN_TOPIC,
-        KafkaError._UNKNOWN_PARTITION,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    )
-)
 
 
 class PartitionLog:

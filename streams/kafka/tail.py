@@ -12,6 +12,7 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
 
+from streams.kafka.log import LASTING
 from streams.kafka.settings import KafkaSettings
 
 LOG = logging.getLogger(__name__)
@@ -20,18 +21,6 @@ BATCH: Final = 1_000
 POLL_S: Final = 0.5
 RETRY_S: Final = 0.2
 _METADATA_TIMEOUT_S: Final = 5.0
-
-_GONE: Final = frozenset(
-    (
-        KafkaError._AUTO_OFFSET_RESET,
-        KafkaError.OFFSET_OUT_OF_RANGE,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError._UNKNOWN_TOPIC,
-        KafkaError._UNKNOWN_PARTITION,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    )
-)
-"""Errors of a partition that do not go away by themselves."""
 
 Take = Callable[[list[Message]], None]
 
@@ -162,7 +151,7 @@ class Tail:
                 self._at_end(partition, offset)
             return
         where = f"{message.topic()}/{message.partition()}"
-        if error.code() in _GONE or error.fatal():
+        if error.code() in LASTING or error.fatal():
             raise TailError(f"{where} cannot be read on: {error.str()}")
         LOG.warning("%s cannot be read now: %s", where, error.str())
         self._stopping.wait(RETRY_S)

@@ -5,8 +5,9 @@ In the embedded engine a sink takes each record at once and hands its rows to th
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from temporalio.api.common.v1 import SearchAttributes as SearchAttributesMessage
@@ -97,14 +98,11 @@ class HistorySink:
         taken = self._writing
 
         def write(tx: sqlite3.Connection) -> None:
-            for deletions, group in _grouped(taken, bodies.RunDeleted):
+            for deletions, group in grouped(taken):
                 if deletions:
-                    self._store.delete_runs(tx, [RunKey(b.namespace, b.workflow_id, b.run_id) for b in group])
+                    self._store.delete_runs(tx, list(map(run_key, group)))
                 else:
-                    self._store.write(
-                        tx,
-                        [event_batch(b) for b in group],
-                    )
+                    self._store.write(tx, list(map(event_batch, group)))
 
         return write
 
@@ -181,10 +179,7 @@ class VisibilitySink:
         if not self._pending:
             return None
         taken, self._pending = self._pending, []
-        prepared = [
-            (deletions, list(self._prepare(deletions, g)))
-            for deletions, g in _grouped(taken, bodies.RunDeleted)
-        ]
+        prepared = [(deletions, list(self._prepare(deletions, group))) for deletions, group in grouped(taken)]
 
         def write(tx: sqlite3.Connection) -> None:
             for deletions, rows in prepared:
@@ -197,7 +192,7 @@ class VisibilitySink:
 
     def _prepare(self, deletions: bool, group: list[Any]) -> Iterable[Any]:
         if deletions:
-            return (RunKey(b.namespace, b.workflow_id, b.run_id) for b in group)
+            return map(run_key, group)
         newest = {b.run_id: b for b in group}
         return (visibility_row(b, self._types(b.namespace)) for b in newest.values())
 
@@ -344,12 +339,12 @@ class DeadLetterSink:
         """See Sink."""
 
 
-def _grouped(items: list[Any], deletion: type) -> list[tuple[bool, list[Any]]]:
-    """Runs of items that are deletions and that are not, in order."""
-    groups: list[tuple[bool, list[Any]]] = []
-    for item in items:
-        is_deletion = isinstance(item, deletion)
-        if not groups or groups[-1][0] != is_deletion:
-            groups.append((is_deletion, []))
-        groups[-1][1].append(item)
-    return groups
+def grouped(items: Iterable[Any]) -> Iterator[tuple[bool, list[Any]]]:
+    """Bodies that follow one another and are deletions, or are not, in order."""
+    for deletions, group in itertools.groupby(items, lambda body: isinstance(body, bodies.RunDeleted)):
+        yield deletions, list(group)
+
+
+def run_key(body: bodies.RunDeleted) -> RunKey:
+    """The stores' name of the run that a deletion is of."""
+    return RunKey(body.namespace, body.workflow_id, body.run_id)

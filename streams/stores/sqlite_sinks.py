@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from streams import avro
-from streams.bodies import HistoryBatch, RunDeleted, RunVisible
+from streams.bodies import HistoryBatch, RunVisible
 from streams.runtime.partition import Position
 from streams.stores.damage import StoreDamagedError, StoreError, of_sqlite
-from streams.stores.history import EventBatch
-from streams.stores.materializers import visibility_row
-from streams.stores.run_key import RunKey
+from streams.stores.materializers import event_batch, grouped, run_key, visibility_row
 from streams.stores.schema import create_tables
 from streams.stores.sqlite_history import SqliteHistoryStore
 from streams.stores.sqlite_readers import SqliteReaders
@@ -73,7 +71,7 @@ class _Sink:
     def write(self, topic: str, bodies: Sequence[Any], positions: Mapping[int, Position]) -> None:
         """See streams.kafka.materializer.StoreSink."""
         with self._transaction() as tx:
-            for deletions, group in _grouped(bodies):
+            for deletions, group in grouped(bodies):
                 self._write(tx, deletions, group)
             tx.executemany(
                 "INSERT OR REPLACE INTO materialized VALUES (?, ?, ?)",
@@ -118,9 +116,9 @@ class SqliteHistorySink(_Sink):
 
     def _write(self, tx: sqlite3.Connection, deletions: bool, bodies: Sequence[Any]) -> None:
         if deletions:
-            self._store.delete_runs(tx, [_key(body) for body in bodies])
+            self._store.delete_runs(tx, [run_key(body) for body in bodies])
         else:
-            self._store.write(tx, [_batch(body) for body in bodies if isinstance(body, HistoryBatch)])
+            self._store.write(tx, [event_batch(body) for body in bodies if isinstance(body, HistoryBatch)])
 
 
 class SqliteVisibilitySink(_Sink):
@@ -139,7 +137,7 @@ class SqliteVisibilitySink(_Sink):
     def _write(self, tx: sqlite3.Connection, deletions: bool, bodies: Sequence[Any]) -> None:
         if deletions:
             now_ms = time.time_ns() // 1_000_000
-            self._store.delete(tx, [_key(body) for body in bodies])
+            self._store.delete(tx, [run_key(body) for body in bodies])
             tx.execute("DELETE FROM deleted_runs WHERE deleted_ms < ?", (now_ms - _DAY_MS,))
             tx.executemany(
                 "INSERT OR REPLACE INTO deleted_runs VALUES (?, ?)",
@@ -180,31 +178,3 @@ class SqliteStores:
     def close(self) -> None:
         """Close what reads."""
         self._readers.close()
-
-
-def _key(body: RunDeleted) -> RunKey:
-    return RunKey(body.namespace, body.workflow_id, body.run_id)
-
-
-def _batch(body: HistoryBatch) -> EventBatch:
-    return EventBatch(
-        body.namespace,
-        body.workflow_id,
-        body.run_id,
-        body.first_event_id,
-        body.last_event_id,
-        body.events,
-        body.time_ms,
-    )
-
-
-def _grouped(bodies: Sequence[Any]) -> Iterator[tuple[bool, list[Any]]]:
-    """Runs of bodies that are deletions and that are not, in order."""
-    group: list[Any] = []
-    for body in bodies:
-        if group and isinstance(body, RunDeleted) != isinstance(group[0], RunDeleted):
-            yield isinstance(group[0], RunDeleted), group
-            group = []
-        group.append(body)
-    if group:
-        yield isinstance(group[0], RunDeleted), group

@@ -26,7 +26,7 @@ from sqlalchemy import exc
 from streams.bodies import HistoryBatch, RunDeleted, RunVisible
 from streams.runtime.partition import Position
 from streams.stores.cassandra_history import CassandraHistoryStore
-from streams.stores.materializers import event_batch, visibility_row
+from streams.stores.materializers import event_batch, run_key, visibility_row
 from streams.stores.postgres_connection import of_postgres, open_engine
 from streams.stores.postgres_positions import move_positions, read_positions
 from streams.stores.postgres_visibility import PostgresVisibilityStore
@@ -150,8 +150,4 @@ class PostgresVisibilitySink:
 
 def _deleted(bodies: Sequence[Any]) -> dict[str, RunKey]:
     """Runs that are deleted, by id: nothing follows that, so what comes before need not be written."""
-    return {
-        body.run_id: RunKey(body.namespace, body.workflow_id, body.run_id)
-        for body in bodies
-        if isinstance(body, RunDeleted)
-    }
+    return {body.run_id: run_key(body) for body in bodies if isinstance(body, RunDeleted)}
