@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_MS = 6_000
 TRIES = 12
+RESETS = 30
+"""The most resets a client makes: each is followed by further calls on every open run, resets among them."""
 STAGE = UpdateWorkflowExecutionLifecycleStage
 
 SCHEDULES = ("@every 1s", "@every 3s", "* * * * *")
@@ -65,6 +67,7 @@ class Client:
         self.workflow_id = workflow_id
         self.busy = 0
         self._number = 0
+        self._resets = 0
         world.at(world.rng.randint(0, 1_500), self._start)
 
     def _name(self, what: str) -> str:
@@ -299,6 +302,8 @@ class Client:
     def _reset(self, points: list[tuple[str, int]]) -> None:
         """Reset a run of the workflow to one of these ends of workflow tasks."""
         rng, judge = self.world.rng, self.world.judge
+        self._resets += 1
+        self.resettable = self._resets < RESETS
         name = self._name("reset")
         run_id, point = rng.choice(points)
         request = api.ResetWorkflowExecutionRequest(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -178,7 +179,21 @@ class World:
             worker.fair = True
 
     def _all_done(self) -> bool:
-        return not self.judge.open_runs and not any(client.busy for client in self.clients)
+        """Every run is closed, every client answered, and no task waits: also none that nobody needs any more.
+
+        A worker whose poll's answer was lost comes back for the others only when it gives that poll up.
+        """
+        if self.judge.open_runs or any(client.busy for client in self.clients):
+            return False
+        return not any(tasks for _, tasks in self._waiting_tasks())
+
+    def _waiting_tasks(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The tasks that wait, by task queue. A partition without an owner shows none."""
+        for seat in self.seats:
+            if seat.log.topic == TASKS and seat.owner is not None:
+                table = seat.owner.partition.tables["queues"]
+                for key in table.keys(""):
+                    yield key, table.peek(key).group("task")
 
     def _what_is_left(self) -> str:
         runs = [
@@ -186,7 +201,9 @@ class World:
             for run in self.judge.runs.values()
             if not run.closed
         ]
-        return "; ".join(runs) or f"clients wait: {[c.workflow_id for c in self.clients if c.busy]}"
+        clients = [client.workflow_id for client in self.clients if client.busy]
+        tasks = [key for key, waiting in self._waiting_tasks() if waiting]
+        return "; ".join(runs) or f"clients wait: {clients}, tasks wait: {tasks}"
 
     def _check_rest(self) -> None:
         """Nothing waits any more."""
@@ -196,11 +213,8 @@ class World:
             assert partition is not None
             require(partition.parked_count == 0, f"{seat.log.name}: records wait behind a gap")
             require(partition.offset == seat.log.end - 1, f"{seat.log.name}: the tail was not folded")
-            if seat.log.topic == TASKS:
-                table = partition.tables["queues"]
-                for key in table.keys(""):
-                    tasks = table.peek(key).group("task")
-                    require(not tasks, f"tasks are left on {key}: {tasks}")
+        for key, tasks in self._waiting_tasks():
+            require(not tasks, f"tasks are left on {key}: {tasks}")
         require(self._reader.parked_count == 0, "history/0: records wait behind a gap")
         for gateway in self.gateways:
             require(
