@@ -452,11 +452,15 @@ class HistoryBatch(msgspec.Struct, frozen=True):
 
 
 class RunDeleted(msgspec.Struct, frozen=True):
-    """A run and its history are gone, by retention or by a client."""
+    """A run is gone, by retention or by a client. In `history` it stands for both stores, else for lists alone."""
 
     namespace: str
     workflow_id: str
     run_id: str
+
+
+class HistoryDeleted(RunDeleted, frozen=True):
+    """The same where visibility hears of it by a record of its own (logic version 2)."""
 
 
 class RunVisible(msgspec.Struct, frozen=True):

@@ -337,7 +337,7 @@ class EmbeddedEngine:
             sinks = self._sinks.get(emission.topic)
             if sinks is None:
                 emit(emission)
-            elif isinstance(emission.body, bodies.RunDeleted):
+            elif emission.topic == topology.HISTORY and type(emission.body) is bodies.RunDeleted:
                 for sink in self._deleted_sinks:
                     sink.accept(emission.body)
             else:

@@ -45,6 +45,11 @@ def workflow_key(namespace: str, workflow_id: str) -> str:
     return f"{namespace}/{workflow_id}"
 
 
+def run_key(namespace: str, workflow_id: str, run_id: str) -> str:
+    """The key of what lists show of one run: by it `visibility` is compacted."""
+    return f"{namespace}/{workflow_id}/{run_id}"
+
+
 def queue_key(namespace: str, queue: str, task_kind: str, number: int = 0) -> str:
     """The key of one partition of a task queue; query tasks live with workflow tasks."""
     kind = "activity" if task_kind == "activity" else "workflow"

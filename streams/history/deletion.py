@@ -15,8 +15,9 @@ from streams.history.evolve import applies_fact, emits_fact
 from streams.history.lookup import find_run
 from streams.history.run import Run
 from streams.history.step import CURRENT, REQUEST, Step, current_key
+from streams.runtime.context import Context
 from streams.runtime.records import Correlation
-from streams.topology import HISTORY, TIMERS, workflow_key
+from streams.topology import HISTORY, TIMERS, VISIBILITY, run_key, workflow_key
 
 REASON = "Delete workflow execution"
 IDENTITY = "history-service"
@@ -81,7 +82,21 @@ def _tell_removed(run: Run, fact: Removed) -> None:
     context.emit(
         TIMERS, key, bodies.SetTimer(fact.namespace, fact.workflow_id, fact.run_id, 0, fact.armed_version + 1)
     )
-    context.emit(HISTORY, key, bodies.RunDeleted(fact.namespace, fact.workflow_id, fact.run_id))
+    tell_deleted(context, fact.namespace, fact.workflow_id, fact.run_id)
+
+
+def tell_deleted(context: Context, namespace: str, workflow_id: str, run_id: str) -> None:
+    """Have both stores forget a run. Visibility has its rows by run since logic version 2, deletions among them."""
+    key = workflow_key(namespace, workflow_id)
+    if context.logic_version < 2:
+        context.emit(HISTORY, key, bodies.RunDeleted(namespace, workflow_id, run_id))
+        return
+    context.emit(HISTORY, key, bodies.HistoryDeleted(namespace, workflow_id, run_id))
+    context.emit(
+        VISIBILITY,
+        run_key(namespace, workflow_id, run_id),
+        bodies.RunDeleted(namespace, workflow_id, run_id),
+    )
 
 
 @applies_fact(RemovalDue)

@@ -25,6 +25,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from streams import bodies, topology
+from streams.history.deletion import tell_deleted
 from streams.history.errors import ALREADY_EXISTS, INVALID_ARGUMENT, NOT_FOUND, Rejected
 from streams.history.namespace_views import update_response
 from streams.history.step import CURRENT, EXECUTIONS, REGISTRY_TABLE, SEPARATOR
@@ -168,7 +169,7 @@ def _remove(context: Context, body: bodies.NamespaceRemoved) -> None:
         executions.entity(key).clear()
         _, workflow_id, run_id = key.split(SEPARATOR)
         workflow = topology.workflow_key(body.name, workflow_id)
-        context.emit(topology.HISTORY, workflow, bodies.RunDeleted(body.name, workflow_id, run_id))
+        tell_deleted(context, body.name, workflow_id, run_id)
         context.emit(topology.TIMERS, workflow, bodies.SetTimer(body.name, workflow_id, run_id, 0, 0))
     current = context.table(CURRENT)
     for key in current.keys(prefix):

@@ -17,7 +17,7 @@ def show(run: Run) -> None:
     closed = core.close_ms != 0
     run.step.context.emit(
         topology.VISIBILITY,
-        topology.workflow_key(core.namespace, core.workflow_id),
+        _key(run),
         bodies.RunVisible(
             namespace=core.namespace,
             workflow_id=core.workflow_id,
@@ -40,3 +40,11 @@ def show(run: Run) -> None:
             search_attributes=search.data if search else b"",
         ),
     )
+
+
+def _key(run: Run) -> str:
+    """The key of the run's row: until logic version 2 all runs of a workflow had one, and compaction kept the last."""
+    names = (run.core.namespace, run.core.workflow_id)
+    if run.step.context.logic_version < 2:
+        return topology.workflow_key(*names)
+    return topology.run_key(*names, run.core.run_id)

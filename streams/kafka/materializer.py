@@ -195,7 +195,8 @@ class Compacted(Carried):
 class Materializer:
     """Carries the partitions of `topic` that its group gives it into `sink`, on a thread of its own.
 
-    `deletions`, where given, is the sink of another store that has to know of deleted runs; `failed(error)` is called
+    `deletions`, where given, is the sink of another store that has to know of deleted runs, unless it hears of them
+    by a topic of its own, as since logic version 2; `failed(error)` is called
     once when it cannot go on; `prepare(bodies)`, where given, sees to what writing them takes.
     """
 
@@ -327,7 +328,7 @@ class Materializer:
 
     def _write_once(self, bodies: Sequence[Any], positions: Mapping[int, Position]) -> None:
         if self._deletions is not None:
-            deleted = [body for body in bodies if isinstance(body, RunDeleted)]
+            deleted = [body for body in bodies if type(body) is RunDeleted]
             if deleted:
                 self._deletions.write(self.topic, deleted, {})
         self._sink.write(self.topic, bodies, positions)

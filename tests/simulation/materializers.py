@@ -141,9 +141,9 @@ class Materializers:
 
     def _take(self, record: Record) -> None:
         body = record.body
-        if isinstance(body, RunDeleted | HistoryBatch):
+        if record.topic == HISTORY and isinstance(body, RunDeleted | HistoryBatch):
             self._history.accept(body)
-        if isinstance(body, RunDeleted | RunVisible):
+        if type(body) is RunDeleted or isinstance(body, RunVisible):
             self._visibility.accept(body)
 
     # Writing stores

@@ -17,6 +17,7 @@ from temporalio.api.workflowservice import v1 as api
 
 from streams import bodies
 from streams.history_processor import HistoryProcessor
+from streams.runtime.logic import SUPPORTED_LOGIC_VERSION, marker
 from streams.runtime.partition import Outcome
 from streams.topology import COMMANDS, HISTORY, TASKS, TIMERS, VISIBILITY, workflow_key
 from tests.support.folding import EPOCH, GATEWAY, Folding
@@ -82,11 +83,14 @@ def complete() -> Command:
 class Workflows:
     """A history partition whose commands come back to it and whose deadlines fire as time passes.
 
+    It is folded by the newest logic unless told otherwise.
     Tasks wait in `tasks` by (kind, queue) until they are polled; `events` are the histories by run id.
     """
 
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, *, logic_version: int = SUPPORTED_LOGIC_VERSION, **limits: int) -> None:
         self.fold = Folding(HistoryProcessor)
+        if logic_version:
+            self.fold.append(marker(COMMANDS, 0, logic_version))
         self.tasks: dict[tuple[str, str], deque[bodies.AddTask]] = {}
         self.armed: dict[str, bodies.SetTimer] = {}
         self.events: dict[str, list[HistoryEvent]] = {}
@@ -150,8 +154,10 @@ class Workflows:
         elif topic == TIMERS:
             self.armed[body.run_id] = body
         elif isinstance(body, bodies.RunDeleted):
-            del self.events[body.run_id]
-            self.rows.pop(body.run_id, None)
+            if topic == HISTORY:
+                del self.events[body.run_id]
+            if type(body) is bodies.RunDeleted:
+                self.rows.pop(body.run_id, None)
         elif topic == HISTORY:
             self.events.setdefault(body.run_id, []).extend(map(HistoryEvent.FromString, body.events))
         elif topic == VISIBILITY:

@@ -7,8 +7,8 @@ from temporalio.api.workflowservice import v1 as api
 
 from streams import bodies
 from streams.history import errors
-from streams.topology import HISTORY, TIMERS
-from tests.unit.history.support import DAY_MS, NAMESPACE, CallError, Workflows, complete
+from streams.topology import HISTORY, TIMERS, VISIBILITY
+from tests.unit.history.support import DAY_MS, NAMESPACE, NAMESPACE_ID, CallError, Workflows, complete
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_timer_is_disarmed_before_the_history_goes(workflows: Workflows) -> None
     workflows.step(complete())
     delete_call = bodies.Call("DeleteWorkflowExecution", NAMESPACE, "wf", "", b"")
     outcome = workflows.fold.send(delete_call, f"{NAMESPACE}/wf", 99)
-    assert [record.topic for record in outcome.emissions] == [TIMERS, HISTORY]
+    assert [record.topic for record in outcome.emissions] == [TIMERS, HISTORY, VISIBILITY]
     assert outcome.emissions[0].body.due_ms == 0
 
 
@@ -124,3 +124,63 @@ def test_start_after_a_deletion_opens_a_run_whatever_the_policy(workflows: Workf
     delete(workflows)
     run_id = workflows.start(workflow_id_reuse_policy=3)
     assert set(workflows.events) == {run_id}
+
+
+def told(workflows: Workflows) -> list[tuple[str, str, object]]:
+    """What stores were told of deletions: topic, key and body."""
+    return [
+        (record.topic, record.key, record.body)
+        for outcome in workflows.fold.outcomes
+        for record in outcome.emissions
+        if isinstance(record.body, bodies.RunDeleted)
+    ]
+
+
+def test_rule_9_since_logic_version_2_each_store_is_told_of_a_deletion_in_its_own_topic() -> None:
+    workflows = Workflows()
+    run_id = workflows.start()
+    workflows.step(complete())
+    delete(workflows)
+    assert told(workflows) == [
+        (HISTORY, f"{NAMESPACE}/wf", bodies.HistoryDeleted(NAMESPACE, "wf", run_id)),
+        (VISIBILITY, f"{NAMESPACE}/wf/{run_id}", bodies.RunDeleted(NAMESPACE, "wf", run_id)),
+    ]
+    assert not (workflows.events or workflows.rows)
+    workflows.fold.check_refold()
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_rule_9_earlier_logic_tells_of_a_deletion_in_one_record_for_both_stores(version: int) -> None:
+    workflows = Workflows(logic_version=version)
+    run_id = workflows.start()
+    workflows.step(complete())
+    delete(workflows)
+    assert told(workflows) == [(HISTORY, f"{NAMESPACE}/wf", bodies.RunDeleted(NAMESPACE, "wf", run_id))]
+    assert not (workflows.events or workflows.rows)
+    workflows.fold.check_refold()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_since_logic_version_2_compaction_keeps_the_row_of_every_run(version: int) -> None:
+    workflows = Workflows(logic_version=version)
+    runs = set()
+    for _ in range(2):
+        runs.add(workflows.start())
+        workflows.step(complete())
+    assert len(runs) == 2
+    keys = {f"wf/{run_id}" for run_id in runs} if version == 2 else {"wf"}
+    shown = {
+        record.key.removeprefix(f"{NAMESPACE}/")
+        for outcome in workflows.fold.outcomes
+        for record in outcome.emissions
+        if record.topic == VISIBILITY
+    }
+    assert shown == keys
+
+
+def test_a_removed_namespace_takes_the_rows_of_its_runs_along() -> None:
+    workflows = Workflows()
+    run_id = workflows.start()
+    workflows.send(bodies.NamespaceRemoved(NAMESPACE, NAMESPACE_ID))
+    assert [topic for topic, _, body in told(workflows)] == [HISTORY, VISIBILITY]
+    assert {body.run_id for _, _, body in told(workflows)} == {run_id}  # type: ignore[attr-defined]
