@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
 
 from streams.kafka.log import LASTING
+from streams.kafka.names import Names
 from streams.kafka.settings import KafkaSettings
 
 LOG = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ class Tail:
         self._consumer = Consumer(
             {
                 **settings.consumer(),
-                "group.id": name,  # required, and never used: neither subscribed nor committed
+                # Required, and never used: neither subscribed nor committed. Its coordinator is asked for all the same.
+                "group.id": Names(settings.prefix).group(name),
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "error",
