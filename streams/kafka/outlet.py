@@ -46,13 +46,8 @@ class Outlet:
 
     def append(self, record: Record, acknowledged: Acknowledged | None = None) -> None:
         """Append a record to its topic and partition. Raises SendError."""
-        self._send(
-            record.topic,
-            record.partition,
-            record.key.encode(),
-            wire.value_of(self._codec, record),
-            acknowledged,
-        )
+        value, headers = wire.message_of(self._codec, record)
+        self._send(record.topic, record.partition, record.key.encode(), value, acknowledged, headers)
 
     def reply(self, reply: ReplyRecord, acknowledged: Acknowledged) -> bool:
         """Send a reply to its gateway; False when its address is none. Raises SendError."""
@@ -72,7 +67,13 @@ class Outlet:
         self._send(topology.DEAD_LETTERS, partition, key, value, acknowledged)
 
     def _send(
-        self, name: str, partition: int, key: bytes, value: bytes, acknowledged: Acknowledged | None
+        self,
+        name: str,
+        partition: int,
+        key: bytes,
+        value: bytes | None,
+        acknowledged: Acknowledged | None,
+        headers: wire.Headers | None = None,
     ) -> None:
         def delivered(error: KafkaError | None, message: Message) -> None:
             if error is not None:
@@ -82,7 +83,7 @@ class Outlet:
 
         while True:
             try:
-                self._producer.produce(self._topics[name], value, key, partition, delivered)
+                self._producer.produce(self._topics[name], value, key, partition, delivered, headers=headers)
                 return
             except BufferError:
                 self._producer.poll(_FULL_WAIT_S)

@@ -22,6 +22,11 @@ _CHANGELOG: Final = {
     "segment.bytes": str(128 * 1024 * 1024),
     "message.timestamp.type": "CreateTime",
 }
+_VISIBILITY: Final = {
+    "cleanup.policy": "compact",
+    # How far behind a reader may be that is to hear of deleted runs.
+    "delete.retention.ms": str(7 * _DAY_MS),
+}
 _REPLIES: Final = {"cleanup.policy": "delete", "retention.ms": "600000", "segment.ms": "600000"}
 _DEAD_LETTERS: Final = {"cleanup.policy": "delete", "retention.ms": str(90 * _DAY_MS)}
 
@@ -65,7 +70,7 @@ def _configs(name: str) -> Mapping[str, str]:
         return _CHANGELOG
     return {
         topology.HISTORY: _BY_OWNER,
-        topology.VISIBILITY: {"cleanup.policy": "compact"},
+        topology.VISIBILITY: _VISIBILITY,
         topology.REGISTRY: {"cleanup.policy": "compact"},
         topology.DEAD_LETTERS: _DEAD_LETTERS,
         REPLIES: _REPLIES,
