@@ -8,10 +8,16 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from streams import topology
-from streams.runtime.partition import Position
+from streams.runtime.partition import Partition, Position
 from streams.stores.damage import StoreError
 
 REFRESH_S: Final = 15.0
+
+EVERYTHING: Final = 1 << 62
+"""Nothing that was emitted is missing in the store."""
+
+Origin = tuple[int, int]
+"""The offset that an emission was made for, and its index there."""
 
 
 class MaterialisedOffsets:
@@ -24,42 +30,46 @@ class MaterialisedOffsets:
     def __init__(self, positions: Callable[[], Mapping[int, Position]], refresh_s: float = REFRESH_S) -> None:
         self._positions = positions
         self._refresh_s = refresh_s
-        self._offsets: dict[int, int] = {}
+        self._stored: Mapping[int, Position] = {}
         self._asked_s = -refresh_s
         self._asking = threading.Lock()
 
-    def __call__(self, partition: int) -> int:
-        """The offset of `commands/<partition>` up to which everything is in the store, -1 for none."""
+    def __call__(self, partition: Partition) -> int:
+        """The offset of a partition of `commands` up to which what it emitted is in the store, -1 for none.
+
+        EVERYTHING where nothing is missing.
+        """
         if time.monotonic() - self._asked_s >= self._refresh_s and self._asking.acquire(blocking=False):
             self._asked_s = time.monotonic()
             threading.Thread(target=self._ask, name="materialised", daemon=True).start()
-        return self._offsets.get(partition, -1)
+        return offset_in_store(partition.source, partition.last_emissions(topology.HISTORY), self._stored)
 
     def _ask(self) -> None:
         try:
-            self._offsets = offsets(self._positions())
+            self._stored = self._positions()
         except StoreError:
             pass
         finally:
             self._asking.release()
 
 
-def offsets(positions: Mapping[int, Position]) -> dict[int, int]:
-    """By partition of `commands`, the last offset whose events are all in the store.
+def offset_in_store(source: str, emitted: Mapping[int, Origin], stored: Mapping[int, Position]) -> int:
+    """The offset of `source` up to which what it emitted is in the store; see MaterialisedOffsets.
 
-    A workflow's events are in one partition of `history`, but those of a partition of `commands` may be in several:
-    where one of these has something parked, what was applied there is not all.
+    `emitted` is its last emission to each partition of `history`: one that has it holds nobody up, however long ago
+    that was. Of the others, what was applied last may not be all that was emitted for its offset.
     """
-    found: dict[int, int] = {}
-    for position in positions.values():
-        for applied in position.applied:
-            number = _partition_of(applied.source)
-            if number is not None:
-                found[number] = min(found.get(number, applied.offset), applied.offset)
-    return found
+    offset = EVERYTHING
+    for number, last in emitted.items():
+        applied = _applied(stored.get(number), source)
+        if applied < last:
+            offset = min(offset, applied[0] - 1)
+    return max(offset, -1)
 
 
-def _partition_of(source: str) -> int | None:
-    """The partition of `commands` in a source such as ``commands/3@<topic id>``."""
-    topic, _, number = source.partition("@")[0].partition("/")
-    return int(number) if topic == topology.COMMANDS and number.isdecimal() else None
+def _applied(position: Position | None, source: str) -> Origin:
+    """The last emission of a source that is in the store. Another topic of that name is another source."""
+    for applied in () if position is None else position.applied:
+        if applied.source == source:
+            return applied.offset, applied.index
+    return -1, -1

@@ -10,16 +10,17 @@ from typing import Any, Final
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from streams.kafka.materialised import EVERYTHING
 from streams.kafka.settings import KafkaSettings
 from streams.kafka.status import PartitionStatus
 from streams.runtime.owner import Owner
+from streams.runtime.partition import Partition
 
 LOG = logging.getLogger(__name__)
 
-Materialised = Callable[[int], int]
+Materialised = Callable[[Partition], int]
 """How far readers of what a partition emits have got, as an offset of its input; -1 for nowhere."""
 
-_EVERYTHING: Final = 1 << 62
 _WORTH_IT: Final = 1_000
 """Records that a deletion has to be about, at least."""
 
@@ -41,7 +42,7 @@ class RecordDeletion:
         if self._client is None:
             return
         for owner, status in owners:
-            materialised = _EVERYTHING if self._materialised is None else self._materialised(status.partition)
+            materialised = EVERYTHING if self._materialised is None else self._materialised(owner.partition)
             below = owner.deletable_below(materialised, self._safety_span)
             if below >= status.deleted_below + _WORTH_IT:
                 self._begin(self._client, below, status)

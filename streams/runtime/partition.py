@@ -154,6 +154,15 @@ class Partition:
         """The highest epoch of any gateway it has applied records of, 0 for none."""
         return max((epoch for epoch, _, _ in self._applied.values()), default=0)
 
+    def last_emissions(self, topic: str) -> dict[int, tuple[int, int]]:
+        """Offset and index of the origin of its last emission to each partition of a topic that it has emitted to."""
+        prefix = f"{topic}/"
+        return {
+            int(channel.removeprefix(prefix)): link
+            for channel, link in self._links.items()
+            if channel.startswith(prefix)
+        }
+
     def position(self, row_count: int = 0, checksum: int = 0) -> Position:
         """What a checkpoint taken now stands for."""
         return Position(
