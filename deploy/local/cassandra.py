@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from deploy.local import java
 from deploy.local.ports import require_free
 from deploy.local.process import PartProcess
 
-START_TIMEOUT_S = 90
-STOP_TIMEOUT_S = 30
+START_TIMEOUT_S = 180
+STOP_TIMEOUT_S = 90
 HEAP_MB = 512
 PORTS = 2
 # The node answers this frame of the native protocol, version 4, with what it supports: opcode 5, no body.
@@ -70,11 +70,19 @@ class CassandraNode:
         directory: An absolute path.
         ports: The same or others at every start on the same data.
         java_options: Options of Java beside ours, such as `java.SHORT_LIVED`.
+        configuration: What cassandra.yaml has otherwise than ours.
     """
 
-    def __init__(self, directory: Path, ports: CassandraPorts, java_options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        ports: CassandraPorts,
+        java_options: Sequence[str] = (),
+        configuration: Mapping[str, object] | None = None,
+    ) -> None:
         self.process = PartProcess("Cassandra", directory)
         self._java_options = java_options
+        self._configuration = configuration or {}
         self.ports = ports
 
     @property
@@ -181,6 +189,7 @@ class CassandraNode:
             "memtable_offheap_space": "64MiB",
             "file_cache_size": "32MiB",
             "key_cache_size": "8MiB",
+            **self._configuration,
         }
 
 
