@@ -349,6 +349,9 @@ class EmbeddedEngine:
                     and isinstance(emission.body, bodies.RunVisible)
                 ):
                     self._on_visible(emission.body)
+        for _, reply in outcome.replies:
+            if reply.held:
+                self.history.hold(reply.attach_run, reply.attach_last, reply.held)
         self._replies.extend(outcome.replies)
         if outcome.warnings and self._running:
             for sentence in outcome.warnings:

@@ -13,12 +13,12 @@ from typing import Any
 from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
 
 from streams import bodies
-from streams.history import closing, handlers, size_limits, state, updates
+from streams.history import arming, closing, handlers, size_limits, state, updates, visibility
 from streams.history.errors import BadCommand, Rejected, invalid
 from streams.history.finish import finish
 from streams.history.namespaces import REGISTRY_BODIES, RegistryView, fold_registry
 from streams.history.size_limits import RunTooLargeError
-from streams.history.step import CURRENT, EXECUTIONS, REGISTRY_TABLE, REQUEST, Step
+from streams.history.step import CURRENT, EXECUTIONS, REGISTRY_TABLE, REQUEST, Step, split_run_key
 from streams.limits import Limits
 from streams.runtime.context import Context
 from streams.runtime.records import Record, Reply
@@ -57,8 +57,16 @@ class HistoryProcessor:
             _attempt(context, body, limits, partial(handlers.fail_for_bad_command, error=error))
 
     def due(self, context: Context, key: str, payload: int) -> None:
-        """Nothing is woken here: deadlines of runs are the timer processor's."""
-        raise NotImplementedError(key)
+        """Fire the near deadline of a run, or show the run."""
+        if not key.startswith(visibility.SHOWING):
+            arming.fire(context, key, payload)
+            return
+        namespace, workflow_id, run_id = split_run_key(key.removeprefix(visibility.SHOWING))
+        step = Step(context, namespace, workflow_id, self._registry.limits(context))
+        run = step.run(run_id)
+        if run.exists and run.is_open:
+            visibility.show(run)
+            finish(step)
 
     def judged(self, context: Context, record: Record, reason: str) -> None:
         """Mark the run that a record could not be applied to, so that describe and metrics show it."""

@@ -50,6 +50,7 @@ _KEPT_KINDS = frozenset(
         state.CHILD,
         state.LEFT_ACTIVITY,
         state.LEFT_TASK,
+        state.HELD,
     )
 )
 """What stays of a closed run until retention: the rest of its parts is gone with its close."""

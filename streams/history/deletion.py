@@ -9,7 +9,7 @@ import msgspec
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionResponse
 
 from streams import bodies
-from streams.history import closing, errors, state, waiters
+from streams.history import arming, closing, errors, state, waiters
 from streams.history.calls import handles_call
 from streams.history.evolve import applies_fact, emits_fact
 from streams.history.lookup import find_run
@@ -79,6 +79,7 @@ def _removed(run: Run, fact: Removed) -> None:
 @emits_fact(Removed)
 def _tell_removed(run: Run, fact: Removed) -> None:
     context, key = run.step.context, workflow_key(fact.namespace, fact.workflow_id)
+    arming.disarm_near(run.step, run.entity.key)
     context.emit(
         TIMERS, key, bodies.SetTimer(fact.namespace, fact.workflow_id, fact.run_id, 0, fact.armed_version + 1)
     )

@@ -1,15 +1,18 @@
-"""The end of a step: facts become emissions, history batches are written, timers armed."""
+"""The end of a step: facts become emissions, history batches are written, deadlines armed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+from temporalio.api.enums.v1 import EventType
+
 from streams import bodies
-from streams.history import size_limits, waiters, workflow_tasks
+from streams.history import arming, size_limits, state, waiters, workflow_tasks
 from streams.history.evolve import emit
 from streams.history.run import Run
 from streams.history.step import Step
-from streams.topology import HISTORY, TIMERS, workflow_key
+from streams.topology import HISTORY, workflow_key
 
 BATCH_BYTES = 2_000_000
 """About how many bytes of events a record of history has at most, unless a single event has more."""
@@ -23,6 +26,7 @@ def finish(step: Step) -> None:
             done += 1
             if run.facts:
                 _finish(run)
+    _send_held(step)
 
 
 def _finish(run: Run) -> None:
@@ -38,7 +42,7 @@ def _finish(run: Run) -> None:
         _write_history(run)
         waiters.grown(run)
     if run.exists:
-        _arm(run)
+        arming.arm(run)
         if run.is_open:
             size_limits.warn(run, history_size_bytes)
 
@@ -50,19 +54,47 @@ def _write_history(run: Run) -> None:
         history_size_bytes=core.history_size_bytes + sum(map(len, encoded)),
         transition_count=core.transition_count + 1,
     )
+    held: state.Blob | None = run.entity.get(state.HELD)
+    if held is None and _can_wait(run):
+        run.set_part(state.HELD, "", state.Blob(encoded[0]))
+        return
+    first_event_id = run.history[0].event_id
+    if held is not None:
+        first_event_id -= 1
+        encoded = (held.data, *encoded)
+        run.set_part(state.HELD, "", None)
     first = 0
     for end in _ends(encoded):
         batch = bodies.HistoryBatch(
             core.namespace,
             core.workflow_id,
             core.run_id,
-            run.history[first].event_id,
-            run.history[end - 1].event_id,
+            first_event_id + first,
+            first_event_id + end - 1,
             run.step.now_ms,
             encoded[first:end],
         )
         run.step.context.emit(HISTORY, workflow_key(core.namespace, core.workflow_id), batch)
         first = end
+
+
+def _can_wait(run: Run) -> bool:
+    """Whether what is to be written is no more than that a worker has the workflow task.
+
+    Its end is not far, and takes this with it: readers get it beside answers until then (fold.md rules 12 and 21).
+    """
+    started = EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED
+    return run.step.saves_records and len(run.history) == 1 and run.history[0].event_type == started
+
+
+def _send_held(step: Step) -> None:
+    """Put events that are held back beside the answers that they belong to: they are in no store."""
+    replies = step.context.replies
+    for index, (correlation, reply) in enumerate(replies):
+        run = step.runs.get(reply.attach_run)
+        held: state.Blob | None = None if run is None else run.entity.get(state.HELD)
+        if held is not None:
+            replies[index] = (correlation, msgspec.structs.replace(reply, held=(held.data,)))
 
 
 def _ends(encoded: tuple[bytes, ...]) -> Iterator[int]:
@@ -74,26 +106,3 @@ def _ends(encoded: tuple[bytes, ...]) -> Iterator[int]:
             size = 0
         size += len(event)
     yield len(encoded)
-
-
-def _arm(run: Run) -> None:
-    """Keep a timer out at or before the earliest deadline (fold.md rule 12).
-
-    A closed run's timer is moved out to its retention at once: firing and arming it again would cost more.
-    """
-    first = run.deadlines.first()
-    if first is None:
-        return
-    core, due_ms = run.core, first[0]
-    if (
-        core.armed_due_ms
-        and due_ms >= core.armed_due_ms
-        and (not core.close_ms or due_ms == core.armed_due_ms)
-    ):
-        return
-    run.change_core(armed_due_ms=due_ms, armed_version=core.armed_version + 1)
-    run.step.context.emit(
-        TIMERS,
-        workflow_key(core.namespace, core.workflow_id),
-        bodies.SetTimer(core.namespace, core.workflow_id, core.run_id, due_ms, run.core.armed_version),
-    )

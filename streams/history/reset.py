@@ -37,6 +37,7 @@ from streams.history.run import ATTRIBUTES, Run
 from streams.history.state import COPIED_CORE, COPYING, REAPPLY, Copying, number_id
 from streams.history.step import Step
 from streams.history.values import copy_fields
+from streams.runtime.records import Reply
 from streams.topology import HISTORY, TIMERS, workflow_key
 
 EVENT = EventType
@@ -140,7 +141,13 @@ def prepare_call(step: Step, call: bodies.Call) -> None:
     if current is None:
         raise errors.workflow_missing(step.workflow_id)
     done = current.run_id if current.request_id == request.request_id else ""
-    step.reply(avro.encode(bodies.ResetBase(run.core.run_id, next_event_id, done)))
+    answer = avro.encode(bodies.ResetBase(run.core.run_id, next_event_id, done))
+    # Whoever prepares it reads up to the last event, which may be in no store yet.
+    last = next_event_id - 1
+    step.context.reply(
+        step.correlation,
+        Reply(body=answer, attach_run=run.core.run_id, attach_first=last, attach_last=last),
+    )
 
 
 @handles_body(bodies.ResetPrepared)

@@ -33,6 +33,7 @@ LEFT_TASK = "left-task"
 COPYING = "copying"
 COPIED_CORE = "copied-core"
 REAPPLY = "reapply"
+HELD = "held"
 
 NORMAL = "normal"
 TRANSIENT = "transient"
@@ -121,7 +122,7 @@ class Core(msgspec.Struct):
 
 class Blob(msgspec.Struct, frozen=True):
     """An encoded API message: the start attributes and metadata, the memo, the search attributes, the points to
-    reset to, the version of the worker seen last.
+    reset to, the version of the worker seen last, the last event of the history while no record has told of it.
     """
 
     data: bytes
@@ -355,6 +356,7 @@ KINDS: dict[str, type[msgspec.Struct]] = {
     COPYING: Copying,
     COPIED_CORE: Core,
     REAPPLY: BufferedEvent,
+    HELD: Blob,
 }
 
 CORE_DEADLINES = frozenset(

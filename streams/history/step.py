@@ -21,6 +21,9 @@ CURRENT = "current"
 REQUEST = "request"
 REGISTRY_TABLE = "registry"
 
+SAVING_RECORDS = 2
+"""The logic version from which a run leaves fewer records (decision 0012)."""
+
 SEPARATOR = "\x1f"
 """Between the parts of a key in a table: cannot be in a run id and is refused in namespaces and ids."""
 
@@ -28,6 +31,12 @@ SEPARATOR = "\x1f"
 def run_key(namespace: str, workflow_id: str, run_id: str) -> str:
     """The key of a run in the executions table."""
     return f"{namespace}{SEPARATOR}{workflow_id}{SEPARATOR}{run_id}"
+
+
+def split_run_key(key: str) -> tuple[str, str, str]:
+    """Namespace, workflow id and run id of the key of a run."""
+    namespace, workflow_id, run_id = key.split(SEPARATOR)
+    return namespace, workflow_id, run_id
 
 
 def current_key(namespace: str, workflow_id: str) -> str:
@@ -47,6 +56,11 @@ class Step:
         self.correlation: Correlation | None = context.record.correlation if context.record else None
         self.runs: dict[str, Run] = {}
         self._timestamp: Timestamp | None = None
+
+    @property
+    def saves_records(self) -> bool:
+        """Whether the logic in force is that of fewer records."""
+        return self.context.logic_version >= SAVING_RECORDS
 
     @property
     def timestamp(self) -> Timestamp:

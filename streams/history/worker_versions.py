@@ -144,4 +144,4 @@ def _attributes_grown(run: Run, fact: AttributesGrown) -> None:
 @emits_fact(AttributesGrown)
 def _show(run: Run, fact: AttributesGrown) -> None:
     if run.is_open:
-        visibility.show(run)
+        visibility.show_soon(run)

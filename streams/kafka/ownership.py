@@ -175,9 +175,12 @@ class Ownership:
     def _attached(self, reply: Reply) -> tuple[int, tuple[bytes, ...]]:
         """The events at the end of those that belong to a reply, as far as they are still here."""
         if reply.attach_run:
-            first, events = self._recent.get(reply.attach_run, reply.attach_first, reply.attach_last)
-            if events and first + len(events) - 1 == reply.attach_last:
-                return first, tuple(events)
+            last = reply.attach_last - len(reply.held)
+            first, events = self._recent.get(reply.attach_run, reply.attach_first, last)
+            if events and first + len(events) - 1 == last:
+                return first, (*events, *reply.held)
+            if reply.held:
+                return last + 1, reply.held
         return 0, ()
 
     # Time

@@ -107,11 +107,17 @@ class DueIndex:
         return len(self._dirty)
 
     def freeze(self) -> list[DueRow]:
-        """The rows that changed since the last freeze, in order of key."""
+        """The rows that changed since the last freeze, in order of key. Raises StorageError.
+
+        What came and went between two freezes leaves none.
+        """
         rows: list[DueRow] = []
         for key in sorted(self._dirty):
             entry = self._dirty[key]
-            rows.append((key, None, 0) if entry is None else (key, *entry))
+            if entry is not None:
+                rows.append((key, *entry))
+            elif self._store.due_row(self._name, key) is not None:
+                rows.append((key, None, 0))
         self._writing, self._dirty = self._dirty, {}
         return rows
 

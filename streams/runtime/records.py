@@ -37,7 +37,8 @@ class Reply(msgspec.Struct, frozen=True):
     `body` is the encoded API response when `code` is 0, else encoded status details (google.rpc.Status
     details, may be empty) and `message` is the sentence for the caller. `attach_run`, when set, names the run
     whose events `attach_first`..`attach_last` belong into the answer: they travel beside it, from the owner's
-    recent events or the history store, because they need not be part of what a refold reproduces.
+    recent events or the history store, because they need not be part of what a refold reproduces. `held` are the last
+    of them while no record has told of them yet: they are part of the run's state.
     """
 
     code: int = 0
@@ -47,6 +48,7 @@ class Reply(msgspec.Struct, frozen=True):
     attach_first: int = 0
     attach_last: int = 0
     kind: str = ""
+    held: tuple[bytes, ...] = ()
 
 
 class Record:

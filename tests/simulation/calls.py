@@ -94,7 +94,8 @@ class Backend:
     ) -> list[tuple[int, bytes]]:
         if self._read_ms:
             await _Awaited(lambda resume: self._world.at(self._read_ms, resume, None))
-        return self._world.history.read(run_id, first, last, max_bytes)
+        found = self._world.history.read(run_id, first, last, max_bytes)
+        return self._gateway.with_held(run_id, found, first, last)
 
 
 class Patient:

@@ -84,6 +84,12 @@ class CheckedHistory(HistoryProcessor):
         if self._poisoned(record):
             raise PoisonError(repr(record))
 
+    def due(self, context: Context, key: str, payload: int) -> None:
+        """See Processor."""
+        _finished.clear()
+        super().due(context, key, payload)
+        check_steps()
+
     def judged(self, context: Context, record: Record, reason: str) -> None:
         """See Processor."""
         _finished.clear()

@@ -72,6 +72,7 @@ class Gateway:
         self._histories = Histories(Backend(self.world, self))
         self._waiting: dict[int, Waiting] = {}
         self._gone: dict[int, str] = {}
+        self._held: dict[tuple[str, int], bytes] = {}
         self._out: dict[str, deque[Record]] = {}
         self._flushing: set[str] = set()
         self._lease(self.epoch)
@@ -239,6 +240,8 @@ class Gateway:
         """A reply arrives."""
         if not self.up or correlation.epoch != self.epoch:
             return
+        for event_id, event in enumerate(reply.held, reply.attach_last - len(reply.held) + 1):
+            self._held[reply.attach_run, event_id] = event
         waiting = self._waiting.pop(correlation.id, None)
         if waiting is not None and waiting.whole:
             waiting.on_reply(reply)
@@ -264,6 +267,16 @@ class Gateway:
                 waiting.on_reply(Reply())
 
         drive(self._histories.attach(reply), attached)
+
+    def with_held(
+        self, run_id: str, found: list[tuple[int, bytes]], first_id: int, last_id: int
+    ) -> list[tuple[int, bytes]]:
+        """Events that were read, and those behind them that came beside answers."""
+        next_id = first_id + len(found)
+        while next_id <= last_id and (event := self._held.get((run_id, next_id))) is not None:
+            found.append((next_id, event))
+            next_id += 1
+        return found
 
     def history(
         self, request: GetWorkflowExecutionHistoryRequest, done: Callable[[bytes | ApiError], None]

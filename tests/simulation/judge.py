@@ -120,6 +120,7 @@ class Judge:
         self.verdicts: set[tuple[str, int]] = set()
         self.letters: set[tuple[str, int]] = set()
         self.answers: dict[Key, Reply] = {}
+        self.held: dict[tuple[str, int], bytes] = {}
         self.queries: set[Key] = set()
         self.poll_deadlines: dict[Key, int] = {}
         self.told: dict[str, dict[str, Any]] = {
@@ -221,6 +222,9 @@ class Judge:
 
     def answered(self, correlation: Correlation, reply: Reply) -> None:
         """A reply left: every reply to a call has to be the same."""
+        for event_id, event in enumerate(reply.held, reply.attach_last - len(reply.held) + 1):
+            known_event = self.held.setdefault((reply.attach_run, event_id), event)
+            require(known_event == event, f"{reply.attach_run}: event {event_id} was shown otherwise before")
         key = key_of(correlation)
         if key in self.queries:
             return  # Matching and a worker may both answer; the first one is taken.
@@ -260,6 +264,9 @@ class Judge:
 
     def conclude(self) -> None:
         """Hold what clients were told against the histories, once everything has come to rest."""
+        for (run_id, event_id), event in self.held.items():
+            shown = self.runs[run_id].data[event_id - 1 : event_id]
+            require(shown == [event], f"{run_id}: event {event_id} was shown, and its history has another")
         for run in self.runs.values():
             run.measure_copy(self.runs)
         index = Index(self.runs.values())

@@ -16,6 +16,7 @@ from streams import bodies
 from streams.history import (
     activities,
     activity_results,
+    arming,
     closing,
     continuing,
     cron,
@@ -276,8 +277,20 @@ def fire_does_not_rearm(stack: ExitStack) -> None:
 @bug
 def arms_once(stack: ExitStack) -> None:
     """Rule 12: an earlier deadline than the armed one is not armed."""
-    arm = finish._arm
-    _set(stack, finish, "_arm", lambda run: None if run.core.armed_due_ms and run.is_open else arm(run))
+    arm = arming.arm
+    _set(stack, arming, "arm", lambda run: None if run.core.armed_due_ms and run.is_open else arm(run))
+
+
+@bug
+def held_events_are_forgotten(stack: ExitStack) -> None:
+    """Rule 5: an event that waited for the next ones is not written with them."""
+    write = finish._write_history
+
+    def planted_write(run: Run) -> None:
+        run.entity.parts.pop(state.HELD, None)
+        write(run)
+
+    _set(stack, finish, "_write_history", planted_write)
 
 
 # --- checkpoint and takeover ---

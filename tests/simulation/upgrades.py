@@ -103,24 +103,26 @@ class MemberLog:
 class Upgrade:
     """A new release is rolled out, and its logic is made final while some members still run the old one.
 
-    Every second seed has one. Its choices are drawn apart, so that the other seeds are as they were.
+    Every second seed has one; of the others, half begin with the new logic, and half have no marker at all. Its choices
+    are drawn apart, so that the other seeds are as they were.
     """
 
     def __init__(self, seed: int) -> None:
         self.on = seed % 2 == 0
+        self._begins_new = seed % 4 == 1
         self._rng = random.Random(f"upgrade {seed}")
         self._rolled_out = 0.0
 
     def begin(self, world: World) -> None:
-        """Have the logs begin with the old logic, and the new one come in time."""
+        """Have the logs begin with the old logic, and the new one come in time; or begin with the new one."""
         self._world = world
         if not self.on:
+            if self._begins_new:
+                self._begin_with(NEW)
             return
         rng = self._rng
         if rng.random() < 0.7:
-            for seat in world.seats:
-                seat.log.append(None, [self._marker(seat.log, OLD)])
-                seat.log.replicate()
+            self._begin_with(OLD)
         rolled_out_ms = rng.randint(0, 5_000)
         world.at(rolled_out_ms, self._roll_out)
         span_ms = rng.choice((0, 400, 4_000))
@@ -129,6 +131,11 @@ class Upgrade:
             world.at(final_ms, self._raise, seat.log, NEW)
             if rng.random() < 0.3:
                 world.at(final_ms + rng.randint(1, 1_000), self._raise, seat.log, rng.choice((OLD, NEW)))
+
+    def _begin_with(self, version: int) -> None:
+        for seat in self._world.seats:
+            seat.log.append(None, [self._marker(seat.log, version)])
+            seat.log.replicate()
 
     def _marker(self, log: PartitionLog, version: int) -> Record:
         return marker(log.topic, log.number, version)

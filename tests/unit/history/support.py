@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -16,6 +17,7 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice import v1 as api
 
 from streams import bodies
+from streams.history.step import EXECUTIONS
 from streams.history_processor import HistoryProcessor
 from streams.runtime.logic import SUPPORTED_LOGIC_VERSION, marker
 from streams.runtime.partition import Outcome
@@ -123,6 +125,8 @@ class Workflows:
         while waiting:
             outcome = waiting.popleft()
             assert not outcome.verdicts, outcome.verdicts
+            for _, reply in outcome.replies:
+                self._append(reply.attach_run, reply.attach_last - len(reply.held) + 1, reply.held)
             for record in outcome.emissions:
                 if record.topic != COMMANDS:
                     self._keep(record.topic, record.body)
@@ -159,9 +163,18 @@ class Workflows:
             if type(body) is bodies.RunDeleted:
                 self.rows.pop(body.run_id, None)
         elif topic == HISTORY:
-            self.events.setdefault(body.run_id, []).extend(map(HistoryEvent.FromString, body.events))
+            self._append(body.run_id, body.first_event_id, body.events)
         elif topic == VISIBILITY:
             self.rows[body.run_id] = body
+
+    def _append(self, run_id: str, first_id: int, events: Sequence[bytes]) -> None:
+        """Events became part of a history; those held back before were seen beside an answer."""
+        if events:
+            history = self.events.setdefault(run_id, [])
+            assert first_id <= len(history) + 1
+            for number, event in enumerate(events, first_id):
+                assert number > len(history) or history[number - 1] == HistoryEvent.FromString(event)
+            history.extend(map(HistoryEvent.FromString, events[len(history) + 1 - first_id :]))
 
     def pass_time(self, for_s: float) -> None:
         """Let time pass: deadlines fire when they are due."""
@@ -170,12 +183,23 @@ class Workflows:
             due = sorted(
                 (timer.due_ms, run_id) for run_id, timer in self.armed.items() if 0 < timer.due_ms <= until_ms
             )
+            near_ms = self.fold.partition.due.next_due_ms()
+            if near_ms <= (due[0][0] if due else until_ms):
+                self._carry(self.fold.tick(max(0, near_ms - self.fold.now_ms)))
+                continue
             if not due:
                 break
             timer = self.armed.pop(due[0][1])
             self.fold.now_ms = max(self.fold.now_ms, timer.due_ms)
             self.send(bodies.FireTimer(timer.namespace, timer.workflow_id, timer.run_id, timer.version))
         self.fold.now_ms = until_ms
+
+    def near_deadline_ms(self) -> int:
+        """When the only run there is falls due by itself."""
+        (run,) = self.fold.partition.tables[EXECUTIONS].loaded()
+        due = self.fold.partition.due.get(run.key)
+        assert due is not None
+        return due[0]
 
     # Calls
 

@@ -133,3 +133,14 @@ def test_agrees_with_a_plain_dict_whatever_is_stored_and_restarted(seed: int) ->
             assert due.get(key) == model.get(key)
     earliest = min((at for at, _ in model.values()), default=None)
     assert earliest is None or due.next_due_ms() <= max(earliest, now_ms + WINDOW_MS + 1)
+
+
+def test_what_came_and_went_between_two_checkpoints_leaves_no_row() -> None:
+    store = MemoryStore()
+    due = index(store)
+    due.set("kept", 5, 0)
+    commit(due, store)
+    due.set("brief", 5, 0)
+    due.cancel("brief")
+    due.cancel("kept")
+    assert due.freeze() == [("kept", None, 0)]
