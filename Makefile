@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# Where `cluster-up` keeps the parts' data, logs, pids and ports.
+# Where the cluster's parts keep their data, logs, pids and ports, and where it serves after `cluster-up`.
 CLUSTER_DIR := .cache/cluster
+CLUSTER_PORT := 7233
 
-.PHONY: setup demo test test-kafka lint golden bench nightly cluster-up cluster-down clean
+.PHONY: setup demo cluster test test-kafka lint golden bench nightly cluster-up cluster-down clean
 
 setup: $(READY)
 
@@ -22,10 +23,15 @@ $(READY): requirements.lock pyproject.toml
 demo: setup
 	@$(BIN)/python -m examples.demo
 
+# The same order on a real Kafka, Cassandra and PostgreSQL with two processes a role: starts them all, stops them all.
+cluster: setup
+	@$(BIN)/python -m deploy.local demo --dir $(CLUSTER_DIR)
+
+# Real parts included, which it starts (and installs, as root on Debian): deploy/local/README.md.
 test: lint
 	$(BIN)/python -m pytest
 
-# On a real Kafka, Cassandra and PostgreSQL, which it starts: deploy/local/README.md.
+# Those of the log and the stores alone.
 test-kafka: setup
 	$(BIN)/python -m pytest tests/kafka
 
@@ -47,9 +53,9 @@ nightly: setup
 	ODRADEK_TEST_SEEDS=10000 ODRADEK_TEST_KILLS=50 ODRADEK_TEST_CRASHES=50 ODRADEK_TEST_FUZZ=10 \
 		$(BIN)/python -m pytest
 
-# Real Kafka, Cassandra and PostgreSQL on this machine: deploy/local/README.md.
+# Leaves a cluster serving on this machine: deploy/local/README.md.
 cluster-up: setup
-	@$(BIN)/python -m deploy.local up --dir $(CLUSTER_DIR)
+	@$(BIN)/python -m deploy.local up --dir $(CLUSTER_DIR) --serve --port $(CLUSTER_PORT)
 
 cluster-down: setup
 	@$(BIN)/python -m deploy.local down --dir $(CLUSTER_DIR)

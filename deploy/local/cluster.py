@@ -1,28 +1,31 @@
-"""Kafka, Cassandra and PostgreSQL together, in one directory that anybody finds them by."""
+"""Kafka, Cassandra and PostgreSQL together, and the server on them, in one directory that anybody finds them by."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from deploy.local import jars, packages
 from deploy.local.cassandra import CassandraNode, CassandraPorts
-from deploy.local.errors import PartError
 from deploy.local.kafka import BrokerPorts, KafkaCluster
-from deploy.local.ports import free_ports
+from deploy.local.ports import first_of_free_ports, free_ports
 from deploy.local.postgres import PostgresServer
 from deploy.local.process import PartProcess
+from deploy.local.server import METRICS_PORTS, PARTITIONS, LocalServer
 
 DESCRIPTION = "cluster.json"
 
 
 @dataclass(frozen=True)
 class ClusterPorts:
-    """Every port the parts listen at; the number of brokers is that of their ports."""
+    """Every port the parts listen at, one entry a broker, and the first of those for the server's metrics."""
 
     brokers: tuple[BrokerPorts, ...]
     cassandra: CassandraPorts
     postgres: int
+    metrics: int
 
     @classmethod
     def chosen(cls, brokers: int, first: int | None = None) -> ClusterPorts:
@@ -30,21 +33,22 @@ class ClusterPorts:
         count = 2 * brokers + 3
         ports = free_ports(count) if first is None else list(range(first, first + count))
         pairs = tuple(BrokerPorts(ports[2 * i], ports[2 * i + 1]) for i in range(brokers))
-        return cls(pairs, CassandraPorts(ports[-3], ports[-2]), ports[-1])
+        metrics = first_of_free_ports(METRICS_PORTS) if first is None else first + count
+        return cls(pairs, CassandraPorts(ports[-3], ports[-2]), ports[-1], metrics)
 
     @classmethod
     def recorded(cls, directory: Path) -> ClusterPorts | None:
         """The ports of the cluster that was started in `directory`, None when there was none."""
-        try:
-            ports = json.loads((directory / DESCRIPTION).read_text())["ports"]
-        except FileNotFoundError:
+        ports = _described(directory).get("ports")
+        if ports is None:
             return None
         brokers = tuple(BrokerPorts(**broker) for broker in ports["brokers"])
-        return cls(brokers, CassandraPorts(**ports["cassandra"]), ports["postgres"])
+        metrics = ports.get("metrics") or first_of_free_ports(METRICS_PORTS)
+        return cls(brokers, CassandraPorts(**ports["cassandra"]), ports["postgres"], metrics)
 
 
 class LocalCluster:
-    """The three parts, below one directory.
+    """The three parts and the server, below one directory.
 
     Args:
         directory: An absolute path.
@@ -57,12 +61,19 @@ class LocalCluster:
         self.kafka = KafkaCluster(directory / "kafka", ports.brokers)
         self.cassandra = CassandraNode(directory / "cassandra", ports.cassandra)
         self.postgres = PostgresServer(directory / "postgres", ports.postgres)
+        self.server = LocalServer(directory / "odradek", ports.metrics)
 
     @property
     def processes(self) -> list[PartProcess]:
-        """The process of every part."""
+        """The process of every part; the server's are `server.processes`."""
         brokers = [broker.process for broker in self.kafka.brokers]
         return [*brokers, self.cassandra.process, self.postgres.process]
+
+    @property
+    def address(self) -> str | None:
+        """The host:port of the server, None while it does not run."""
+        described = _described(self.directory).get("server")
+        return described["address"] if described is not None and self.server.is_running else None
 
     def start(self) -> None:
         """Start the parts that do not run and return once each answers; when one does not, none of those stays.
@@ -71,13 +82,14 @@ class LocalCluster:
             PartError: When a part cannot start: PartFailed with the last lines of its log, PartMissing with what to
                 install.
         """
+        packages.require_all(with_maven=not all(map(jars.is_fetched, ("kafka", "cassandra"))))
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._describe(self.address)  # beforehand too, so that what is cut short here can be stopped
         down = [process for process in self.processes if process.pid is None]
         try:
             self.kafka.launch()
             self.cassandra.launch()
             self.postgres.launch()
-            self._describe()
             self.kafka.wait_until_ready()
             self.postgres.wait_until_ready()
             self.cassandra.wait_until_ready()
@@ -85,38 +97,92 @@ class LocalCluster:
             for process in down:
                 process.kill()
             raise
+        self._describe(self.address)
+
+    def serve(self, port: int | None) -> str:
+        """Start the server on the parts, which run, and return its address once it answers.
+
+        Args:
+            port: Of 127.0.0.1; None for where it runs already, or a free one.
+
+        Raises:
+            PartError: When its port is taken, or it cannot start; with the last lines of its log.
+        """
+        address = self.address
+        if address is not None and port is not None and address != f"127.0.0.1:{port}":
+            self.server.stop()
+        elif address is not None:
+            port = int(address.rpartition(":")[2])
+        if port is None:
+            (port,) = free_ports(1)
+        self.server.require_ports(port)
+        self.server.configure(self._settings(port))
+        self._describe(f"127.0.0.1:{port}")
+        try:
+            self.server.prepare()
+            self.server.launch()
+            self.server.wait_until_ready()
+        except BaseException:
+            self.server.kill()
+            raise
+        self._describe(f"127.0.0.1:{port}")
+        return f"127.0.0.1:{port}"
 
     def stop(self) -> bool:
-        """Stop all parts; whether each did so in good order."""
+        """Stop the server, then all parts; whether each did so in good order."""
+        in_order = self.server.stop()
         for process in self.processes:
             process.ask_to_stop()
-        in_order = [self.kafka.stop(), self.cassandra.stop(), self.postgres.stop()]
-        return all(in_order)
+        stopped = [self.kafka.stop(), self.cassandra.stop(), self.postgres.stop()]
+        self._describe(None)
+        return in_order and all(stopped)
 
     def kill(self) -> None:
-        """End all parts by SIGKILL."""
+        """End all by SIGKILL."""
+        self.server.kill()
         for process in self.processes:
             process.kill()
 
-    def _describe(self) -> None:
+    def _settings(self, port: int) -> dict[str, dict[str, object]]:
+        return {
+            "serve": {"port": port, "gateway_id": "local"},
+            "kafka": {
+                "brokers": self.kafka.bootstrap_servers,
+                "partitions": PARTITIONS,
+                "replication": len(self.ports.brokers),
+                "state_directory": str(self.server.directory / "state"),
+            },
+            "cassandra": {"port": self.cassandra.port, "replication": {"datacenter1": 1}},
+            "postgres": {"url": self.postgres.dsn},
+            "log": {"level": "info"},
+        }
+
+    def _describe(self, address: str | None) -> None:
         """Write `cluster.json`: where to find the parts, for people and programs."""
-        description = {
+        description: dict[str, object] = {
             "kafka": {"bootstrap_servers": self.kafka.bootstrap_servers},
             "cassandra": {"host": "127.0.0.1", "port": self.cassandra.port},
             "postgres": {"dsn": self.postgres.dsn},
-            "pids": {process.name: process.pid for process in self.processes},
+            "pids": {process.name: process.pid for process in (*self.processes, *self.server.processes)},
             "ports": asdict(self.ports),
         }
-        (self.directory / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        if address is not None:
+            settings = str(self.server.settings)
+            description["server"] = {"address": address, "settings": settings, "metrics": self.server.metrics}
+        part_way = self.directory / f"{DESCRIPTION}.part"
+        part_way.write_text(json.dumps(description, indent=2) + "\n")
+        part_way.replace(self.directory / DESCRIPTION)
 
 
-def existing(directory: Path) -> LocalCluster:
-    """The cluster that was started in `directory`, whether it runs or not.
-
-    Raises:
-        PartError: When none ever was.
-    """
+def existing(directory: Path) -> LocalCluster | None:
+    """The cluster that was started in `directory`, whether it runs or not; None when none ever was."""
     ports = ClusterPorts.recorded(directory)
-    if ports is None:
-        raise PartError(f"no cluster was started in {directory}")
-    return LocalCluster(directory, ports)
+    return None if ports is None else LocalCluster(directory, ports)
+
+
+def _described(directory: Path) -> dict[str, Any]:
+    try:
+        description: dict[str, Any] = json.loads((directory / DESCRIPTION).read_text())
+    except FileNotFoundError:
+        return {}
+    return description

@@ -18,28 +18,49 @@ CACHE = _HERE.parent.parent / ".cache" / "deploy"
 _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 
 
+def is_fetched(part: str) -> bool:
+    """Whether `folder` gives the jars of `part` without fetching them."""
+    return _target(part).is_dir()
+
+
 def folder(part: str) -> Path:
     """The folder with every jar of `part` ("kafka" or "cassandra"), fetched when it is not there yet.
 
     Raises:
         PartMissing: When Maven or Java is missing, or Maven cannot fetch; with what it said.
     """
-    pom = _HERE / f"{part}.pom.xml"
-    target = CACHE / f"{part}-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
+    target = _target(part)
     if target.is_dir():
         return target
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / f"{part}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.is_dir():
-            _fetch(part, pom, target)
+            _fetch(part, target)
     return target
 
 
-def _fetch(part: str, pom: Path, target: Path) -> None:
+def _pom(part: str) -> Path:
+    return _HERE / f"{part}.pom.xml"
+
+
+def _target(part: str) -> Path:
+    return CACHE / f"{part}-{hashlib.sha256(_pom(part).read_bytes()).hexdigest()[:12]}"
+
+
+def _fetch(part: str, target: Path) -> None:
     java = packages.java()
-    command = [str(packages.maven()), "-q", "-B", "-ntp", "-f", str(pom), _COPY, "-DincludeScope=runtime"]
-    print(f"fetching the jars of {part}", file=sys.stderr)
+    command = [
+        str(packages.maven()),
+        "-q",
+        "-B",
+        "-ntp",
+        "-f",
+        str(_pom(part)),
+        _COPY,
+        "-DincludeScope=runtime",
+    ]
+    print(f"fetching the jars of {part}", file=sys.stderr, flush=True)
     # Under another name until they are all there, so that a fetch cut short is never taken for a whole one.
     part_way = target.with_suffix(".part")
     shutil.rmtree(part_way, ignore_errors=True)

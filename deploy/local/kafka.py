@@ -16,8 +16,8 @@ from deploy.local.errors import PartFailed
 from deploy.local.ports import require_free
 from deploy.local.process import PartProcess
 
-START_TIMEOUT_S = 60
-STOP_TIMEOUT_S = 30
+START_TIMEOUT_S = 180
+STOP_TIMEOUT_S = 90
 HEAP_MB = 384
 PORTS_PER_BROKER = 2
 _CLUSTER_ID = "b2RyYWRlay1sb2NhbC0wMQ"

@@ -9,20 +9,16 @@ from deploy.local.errors import PartError
 # Below the range the system picks from for outgoing connections: a client that retries a port of that range while its
 # server is down can end up connected to itself, and then the server cannot have its port back.
 DEFAULT_RANGE = "20000-31999"
-RANGE_VARIABLE = "ODRADEK_PORTS"
+RANGE_VARIABLE = "ODRADEK_TEST_PORTS"
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` ports that nobody listens at, out of the range in ODRADEK_PORTS ("first-last").
+    """`count` ports that nobody listens at, out of the range in ODRADEK_TEST_PORTS ("first-last").
 
     Raises:
         PartError: When the range is malformed or holds too few free ports.
     """
-    given = os.environ.get(RANGE_VARIABLE, DEFAULT_RANGE)
-    first, dash, last = given.partition("-")
-    if not (dash and first.isdecimal() and last.isdecimal()):
-        raise PartError(f"{RANGE_VARIABLE} must be like {DEFAULT_RANGE}, not {given!r}")
-    candidates = list(range(int(first), int(last) + 1))
+    candidates = list(_range())
     random.shuffle(candidates)
     found: list[int] = []
     for port in candidates:
@@ -31,8 +27,31 @@ def free_ports(count: int) -> list[int]:
         if _is_free(port):
             found.append(port)
     if len(found) < count:
-        raise PartError(f"{count} free ports are needed and {given} has {len(found)}")
+        raise PartError(f"{count} free ports are needed and {_given()} has {len(found)}")
     return found
+
+
+def first_of_free_ports(count: int) -> int:
+    """The first of `count` ports side by side that nobody listens at. Raises PartError as `free_ports` does."""
+    ports = _range()
+    firsts = list(range(ports.start, ports.stop - count + 1))
+    random.shuffle(firsts)
+    for first in firsts:
+        if all(_is_free(port) for port in range(first, first + count)):
+            return first
+    raise PartError(f"{count} free ports side by side are needed and {_given()} has none such")
+
+
+def _given() -> str:
+    return os.environ.get(RANGE_VARIABLE, DEFAULT_RANGE)
+
+
+def _range() -> range:
+    given = _given()
+    first, dash, last = given.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal()):
+        raise PartError(f"{RANGE_VARIABLE} must be like {DEFAULT_RANGE}, not {given!r}")
+    return range(int(first), int(last) + 1)
 
 
 def require_free(*ports: int) -> None:

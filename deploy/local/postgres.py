@@ -18,8 +18,8 @@ from deploy.local.errors import PartFailed
 from deploy.local.ports import require_free
 from deploy.local.process import PartProcess
 
-START_TIMEOUT_S = 30
-STOP_TIMEOUT_S = 20
+START_TIMEOUT_S = 120
+STOP_TIMEOUT_S = 60
 USER = "odradek"
 DATABASE = "odradek"
 # PostgreSQL refuses to run as root; the first of these that the system has runs it then.

@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deploy.local.errors import PartError, PartFailed
+from deploy.local.system import command_line, processes
 
 LOG_LINES = 30
 POLL_INTERVAL_S = 0.05
+_SETTINGS = "ODRADEK_"
 
 
 class PartProcess:
@@ -35,6 +37,7 @@ class PartProcess:
         self._pid_path = directory / "pid"
         self._stop_signal = stop_signal
         self._child: subprocess.Popen[bytes] | None = None
+        self._asked: int | None = None
 
     @property
     def pid(self) -> int | None:
@@ -45,17 +48,16 @@ class PartProcess:
             pid = int(self._pid_path.read_text())
         except (FileNotFoundError, ValueError):
             return None
-        return pid if str(self.directory) in _command_line(pid) else None
+        return pid if str(self.directory) in command_line(pid) else None
 
-    def start(
-        self, command: Sequence[str], *, user: str | None = None, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def start(self, command: Sequence[str], *, user: str | None = None) -> None:
         """Start `command`, which must name the part's directory in an argument; return at once.
+
+        It gets the starter's environment, but for settings of a server: a part is as its files say.
 
         Args:
             command: Program and arguments.
             user: The system's user to run as; None is the starter's own.
-            environment: Variables beside those of the starter.
 
         Raises:
             PartError: When the part runs already.
@@ -74,7 +76,7 @@ class PartProcess:
                 user=user,
                 group=user,
                 extra_groups=None if user is None else [],
-                env={**os.environ, **(environment or {})},
+                env={name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)},
             )
         self._pid_path.write_text(str(self._child.pid))
 
@@ -105,8 +107,10 @@ class PartProcess:
         return "\n".join(text.splitlines()[-LOG_LINES:])
 
     def ask_to_stop(self) -> None:
-        """Send the stop signal, if the part runs; return at once."""
-        if (pid := self.pid) is not None:
+        """Send the stop signal, if the part runs; return at once. Once only: some end at the second without delay."""
+        pid = self.pid
+        if pid is not None and pid != self._asked:
+            self._asked = pid
             _signal(pid, self._stop_signal)
 
     def stop(self, timeout_s: float) -> bool:
@@ -128,11 +132,11 @@ class PartProcess:
             return
         # Stopped first, so that it starts no child after they were listed.
         _signal(pid, signal.SIGSTOP)
-        children = _children(pid)
+        children = [process.pid for process in processes() if process.parent == pid]
         _signal(pid, signal.SIGKILL)
         for child in children:
             _signal(child, signal.SIGKILL)
-        while self.pid is not None or any(_command_line(child) for child in children):
+        while self.pid is not None or any(command_line(child) for child in children):
             time.sleep(POLL_INTERVAL_S)
 
     def _is_gone_within(self, timeout_s: float) -> bool:
@@ -150,23 +154,18 @@ def kill_all(directory: Path) -> None:
         PartProcess(pid_path.parent.name, pid_path.parent).kill()
 
 
+def kill_naming(text: str) -> None:
+    """End by SIGKILL every process whose command line holds `text`: children that their parent's end left alone."""
+    own = os.getpid()
+    found = [process.pid for process in processes() if text in process.arguments and process.pid != own]
+    for pid in found:
+        _signal(pid, signal.SIGKILL)
+    while any(command_line(pid) for pid in found):
+        time.sleep(POLL_INTERVAL_S)
+
+
 def _signal(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
     except ProcessLookupError:
         return
-
-
-def _command_line(pid: int) -> str:
-    """The arguments of a process, empty when there is none or it has ended and only waits to be collected."""
-    listing = subprocess.run(
-        ["ps", "-ww", "-o", "stat=,args=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    state, _, arguments = listing.stdout.strip().partition(" ")
-    return "" if state.startswith("Z") else arguments
-
-
-def _children(pid: int) -> list[int]:
-    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
-    pairs = (line.split() for line in listing.stdout.splitlines())
-    return [int(child) for child, parent in pairs if int(parent) == pid]

@@ -162,7 +162,7 @@ def test_a_part_does_not_start_where_another_process_listens(
 
 def test_a_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(PartMissing, match=r"install maven \(the program mvn\)"):
+    with pytest.raises(PartMissing, match=r"need Maven \(mvn\).*install the Debian packages maven"):
         packages.maven()
 
 
@@ -198,13 +198,17 @@ def test_the_command_starts_and_stops_all_parts(directory: Path) -> None:
     psycopg.connect(described["postgres"]["dsn"]).close()
     assert local("status").returncode == 0
 
-    existing(directory).postgres.kill()
+    cluster = existing(directory)
+    assert cluster is not None
+    cluster.postgres.kill()
     assert local("status").returncode == 1
     assert local("up").returncode == 0
     psycopg.connect(described["postgres"]["dsn"]).close()
 
     down = local("down")
-    assert (down.returncode, down.stderr) == (0, "")
+    assert (down.returncode, down.stdout, down.stderr) == (0, "", "")
+    again = local("down")
+    assert (again.returncode, again.stdout) == (0, f"nothing runs in {directory}\n")
     assert local("status").returncode == 1
 
 

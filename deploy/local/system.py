@@ -1,0 +1,60 @@
+"""The processes of this machine: from /proc where there is one, else from `ps`."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+_PROC = Path("/proc")
+
+
+class SystemProcess(NamedTuple):
+    """A process that has not ended; `arguments` is its command line."""
+
+    pid: int
+    parent: int
+    arguments: str
+
+
+def processes() -> Iterator[SystemProcess]:
+    """Every process there is now."""
+    if not Path(_PROC, "self/stat").exists():
+        yield from _from_ps("-A")
+        return
+    for entry in _PROC.iterdir():
+        if entry.name.isdecimal():
+            found = _from_proc(int(entry.name))
+            if found is not None:
+                yield found
+
+
+def command_line(pid: int) -> str:
+    """The arguments of a process, empty when there is none or it has ended and only waits to be collected."""
+    if Path(_PROC, "self/stat").exists():
+        found = _from_proc(pid)
+    else:
+        found = next(_from_ps("-p", str(pid)), None)
+    return "" if found is None else found.arguments
+
+
+def _from_proc(pid: int) -> SystemProcess | None:
+    try:
+        arguments = Path(_PROC, str(pid), "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
+        # The name of the program stands in brackets before these, and may hold anything.
+        state, parent = Path(_PROC, str(pid), "stat").read_bytes().rpartition(b")")[2].split()[:2]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return (
+        None if state in (b"Z", b"X") else SystemProcess(pid, int(parent), arguments.decode(errors="replace"))
+    )
+
+
+def _from_ps(*which: str) -> Iterator[SystemProcess]:
+    command = ["ps", "-ww", "-o", "pid=,ppid=,stat=,args=", *which]
+    listing = subprocess.run(command, capture_output=True, text=True, check=False)
+    for line in listing.stdout.splitlines():
+        pid, parent, state, arguments = line.split(maxsplit=3)
+        if not state.startswith("Z"):
+            yield SystemProcess(int(pid), int(parent), arguments)
