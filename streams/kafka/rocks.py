@@ -137,6 +137,12 @@ class PartitionStore:
             value = self._db.get(keys.POSITION)
             return None if value is None else avro.decode(Position, value)
 
+    def rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every row as the changelog has it, but for the position, in order of keys. Raises StorageError."""
+        with _storage_errors(self.path):
+            yield from self._scan(keys.DUE)
+            yield from self._scan(keys.ROW)
+
     def contents(self) -> Iterator[tuple[bytes, bytes]]:
         """Every part and due row with its key (see `streams.kafka.keys`), in order. Raises StorageError."""
         with _storage_errors(self.path):
