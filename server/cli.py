@@ -10,6 +10,7 @@ from server.errors import StartupError
 from server.inspect import inspect
 from server.stores_command import stores
 from server.topics import topics
+from server.verify import verify
 
 LOG_LEVELS = ("debug", "info", "warn", "error", "never")
 
@@ -22,6 +23,7 @@ def main() -> None:
 main.add_command(inspect)
 main.add_command(topics)
 main.add_command(stores)
+main.add_command(verify)
 
 
 @main.command()

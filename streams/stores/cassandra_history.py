@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
 
-from cassandra.query import BatchStatement, BatchType, Statement
+from cassandra.query import BatchStatement, BatchType, SimpleStatement, Statement
 
 from streams import avro
 from streams.runtime.partition import Position
@@ -172,6 +172,12 @@ class CassandraHistoryStore:
             if page.next_id is None or _chunk(page.next_id) == _chunk(wanted):
                 break
         return page.events
+
+    def run_ids(self) -> list[str]:
+        """Every run that has events, in order; looks at every partition. Blocks. Raises StoreError."""
+        select = SimpleStatement("SELECT DISTINCT run_id, chunk FROM history")
+        (rows,) = self._connection.run([select])
+        return sorted({run_id for run_id, _ in rows})
 
     async def _rows_from(self, run_id: str, first: int, last: int) -> AsyncGenerator[Row, None]:
         """Rows of the chunk that `first` is in, ascending, from the one that holds it, up to event `last`."""
