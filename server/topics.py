@@ -1,4 +1,7 @@
-"""``odradek topics``: the topics of the cluster, as they are, as they differ from the settings, and made so."""
+"""``odradek topics``: the topics of the cluster, as they are, as they differ from the settings, and made so.
+
+Where groups have configs on the brokers (KIP-848), those that the settings speak of go with them.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,18 +31,18 @@ def _config_option(command: F) -> F:
 @topics.command()
 @_config_option
 def apply(config: Path | None) -> None:
-    """Create what is missing and set configs that differ.
+    """Create what is missing and set configs that differ, of topics and of groups.
 
     Neither partitions nor replicas of a topic that is there are ever changed; exits with 1 where they differ.
     """
-    _report(config, lambda cluster: cluster.apply(), done=True)
+    _report(config, lambda cluster, groups: [*cluster.apply(), *groups.apply()], done=True)
 
 
 @topics.command()
 @_config_option
 def diff(config: Path | None) -> None:
     """Say what apply would do, and what it would not; exits with 1 unless that is nothing."""
-    _report(config, lambda cluster: cluster.differences(), done=False)
+    _report(config, lambda cluster, groups: [*cluster.differences(), *groups.differences()], done=False)
 
 
 @topics.command()
@@ -65,11 +68,14 @@ def describe(config: Path | None) -> None:
             click.echo(f"  {name}={there.configs.get(name, '')}")
 
 
-def _report(config: Path | None, act: Callable[[Any], list[Any]], *, done: bool) -> None:
+def _report(config: Path | None, act: Callable[[Any, Any], list[Any]], *, done: bool) -> None:
     from streams.kafka.admin import ClusterError
+    from streams.kafka.group_configs import GroupConfigs
 
+    settings = _settings(config)
+    cluster = _cluster(settings)
     try:
-        differences = act(_cluster(_settings(config)))
+        differences = act(cluster, GroupConfigs(settings, cluster))
     except ClusterError as error:
         raise click.ClickException(str(error)) from None
     for difference in differences:

@@ -109,8 +109,7 @@ class Cluster:
 
     def offers_new_groups(self) -> bool:
         """Whether the brokers have the group protocol of KIP-848. Where that may not be asked: no."""
-        brokers = _result(self.client.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)).nodes
-        resource = ConfigResource(ConfigResource.Type.BROKER, str(brokers[0].id))
+        resource = ConfigResource(ConfigResource.Type.BROKER, self.a_broker())
         futures = self.client.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)
         try:
             entries = next(iter(futures.values())).result()
@@ -120,6 +119,11 @@ class Cluster:
             raise ClusterError(f"the cluster did not answer: {error}") from error
         protocols = entries.get("group.coordinator.rebalance.protocols")
         return protocols is not None and "consumer" in (protocols.value or "").split(",")
+
+    def a_broker(self) -> str:
+        """The id of one of the brokers."""
+        brokers = _result(self.client.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)).nodes
+        return str(brokers[0].id)
 
     def _describe(self, topics: Sequence[str]) -> dict[str, Any]:
         futures = self.client.describe_topics(

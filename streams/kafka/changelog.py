@@ -18,15 +18,18 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from streams import avro
 from streams.kafka import keys, packing
+from streams.kafka.admin import FoundTopic
 from streams.kafka.log import Reader
-from streams.kafka.rocks import Head, PartitionStore, open_store
+from streams.kafka.names import Names
+from streams.kafka.restoring import Restored
+from streams.kafka.rocks import Head, PartitionStore, open_store, reason_against
 from streams.kafka.settings import KafkaSettings
 from streams.kafka.status import PartitionStatus
+from streams.kafka.topics import wanted_topic
 from streams.runtime import local_store
 from streams.runtime.checkpoints import Checkpoint
 from streams.runtime.local_store import LocalHead
-from streams.runtime.partition import Position
-from streams.runtime.takeover import Committed, HangingTransactionError, TakeoverRefusedError
+from streams.runtime.takeover import Committed, HangingTransactionError
 
 LOG = logging.getLogger(__name__)
 
@@ -69,11 +72,37 @@ class Place(msgspec.Struct, frozen=True):
         """For people."""
         return f"{self.topic}/{self.partition}"
 
+    def reason_to_wipe(self, head: LocalHead, committed_end: int) -> str:
+        """Why a store on this machine may not be used, empty when it may. See `local_store.reason_to_wipe`."""
+        return local_store.reason_to_wipe(
+            head,
+            lineage=self.topic_id,
+            committed_end=committed_end,
+            now_ms=_now_ms(),
+            delete_retention_ms=self.delete_retention_ms,
+        )
+
+
+def place_of(settings: KafkaSettings, processor: str, partition: int, changelog: FoundTopic) -> Place:
+    """The place of a processor's partition, whose changelog is the topic found."""
+    return Place(
+        processor=processor,
+        partition=partition,
+        topic=changelog.topic,
+        topic_id=changelog.id,
+        transactional_id=Names(settings.prefix).transactional_id(processor, partition),
+        delete_retention_ms=int(
+            wanted_topic(settings, f"{processor}-changelog").configs["delete.retention.ms"]
+        ),
+        folder=settings.state_directory / settings.prefix / f"{processor}-{partition}",
+    )
+
 
 class PartitionChangelog:
     """Implements `takeover.Changelog`; afterwards `write` takes checkpoints. One thread at a time.
 
-    `wanted` says whether the takeover is still wanted; its progress goes to `status`.
+    `wanted` says whether the takeover is still wanted; its progress goes to `status`. `standby` is a store that was
+    kept up to now while another member was the owner: it is this one's from here on.
     """
 
     def __init__(
@@ -84,6 +113,7 @@ class PartitionChangelog:
         status: PartitionStatus,
         wanted: Callable[[], bool],
         settle_timeout_s: float = SETTLE_TIMEOUT_S,
+        standby: PartitionStore | None = None,
     ) -> None:
         self._settings = settings
         self._place = place
@@ -92,7 +122,7 @@ class PartitionChangelog:
         self._wanted = wanted
         self._settle_timeout_s = settle_timeout_s
         self._producer: Producer | None = None
-        self._store: PartitionStore | None = None
+        self._store = standby
         self._stable = 0
         self._end = 0
         self._first = self._last = -1
@@ -150,38 +180,46 @@ class PartitionChangelog:
 
     def restore(self) -> Committed:
         """See takeover.Changelog. Raises ReadError, StorageError, TakeoverCancelledError."""
-        place, began_s = self._place, time.monotonic()
-        self._store = open_store(place.folder, self._settings.block_cache_bytes, self._reason_to_wipe)
-        head = self._store.head()
+        place, began_s, began_ms = self._place, time.monotonic(), _now_ms()
+        store = self._store = self._usable_store()
+        head = store.head()
         begin = self._reader.start_offset(place.topic, place.partition)
+        since_ms = began_ms
         if head is not None:
-            begin = max(begin, head.checkpoint_offset)
+            begin, since_ms = max(begin, head.checkpoint_offset), head.local.time_ms
         status = self._status
         status.restored_total, status.restore_remaining = 0, max(0, self._stable - begin)
-        found = _Restored(place, begin)
+        found = Restored(place.name, begin)
         if begin < self._stable:
             for batch in self._reader.read(place.topic, place.partition, begin):
                 self._check_wanted()
                 if batch:
-                    self._store.apply(found.take(batch), self._head(found.next_offset, found.first))
+                    changed = found.take(batch)
+                    store.apply(changed, self._head(found.next_offset, found.first, since_ms))
                     status.restored_total += len(batch)
                     status.restore_remaining = max(0, self._stable - found.next_offset)
-        self._store.apply((), self._head(max(found.next_offset, self._stable), found.first))
+        store.apply((), self._head(max(found.next_offset, self._stable), found.first, began_ms))
         status.restore_remaining, status.restore_seconds = 0, time.monotonic() - began_s
         LOG.info("%s: restored %d records", place.name, status.restored_total)
         return found.committed()
 
-    def _reason_to_wipe(self, head: LocalHead) -> str:
-        return local_store.reason_to_wipe(
-            head,
-            lineage=self._place.topic_id,
-            committed_end=self._stable,
-            now_ms=_now_ms(),
-            delete_retention_ms=self._place.delete_retention_ms,
-        )
+    def _usable_store(self) -> PartitionStore:
+        """The store that was kept up for this takeover, else the best there is on disk."""
+        standby, self._store = self._store, None
+        if standby is not None:
+            reason = reason_against(standby, self._reason_to_wipe)
+            if not reason:
+                return standby
+            LOG.info("the local store %s is wiped: %s", standby.path, reason)
+            standby.wipe()
+        return open_store(self._place.folder, self._settings.block_cache_bytes, self._reason_to_wipe)
 
-    def _head(self, changelog_offset: int, checkpoint_offset: int) -> Head:
-        return Head(LocalHead(self._place.topic_id, changelog_offset, _now_ms()), checkpoint_offset)
+    def _reason_to_wipe(self, head: LocalHead) -> str:
+        return self._place.reason_to_wipe(head, self._stable)
+
+    def _head(self, changelog_offset: int, checkpoint_offset: int, time_ms: int) -> Head:
+        """What the store is to say of itself: it misses no deletion that the changelog has had since `time_ms`."""
+        return Head(LocalHead(self._place.topic_id, changelog_offset, time_ms), checkpoint_offset)
 
     def _check_wanted(self) -> None:
         if not self._wanted():
@@ -210,7 +248,7 @@ class PartitionChangelog:
         if self._delivery_error is not None:
             raise self._lost(self._delivery_error)
         self._calling(lambda: producer.commit_transaction(self._timeout_s))
-        self.store.apply(changed, self._head(self._last + 1, self._first))
+        self.store.apply(changed, self._head(self._last + 1, self._first, _now_ms()))
         return sum(len(key) + len(value or b"") for key, value in changed)
 
     def _produce(self, place: Place, key: bytes, value: bytes | None, tag: Any) -> None:
@@ -268,58 +306,6 @@ class PartitionChangelog:
     def _lost(self, error: KafkaError) -> OwnershipLostError:
         kind = FencedError if error.code() in _FENCED else OwnershipLostError
         return kind(f"{self._place.name}: {error.str()}")
-
-
-class _Restored:
-    """What reading a changelog has found so far: the last position and the rows that came with it."""
-
-    def __init__(self, place: Place, begin: int) -> None:
-        self.next_offset = self.first = begin
-        self._place = place
-        self._checkpoint: bytes | None = None
-        self._rows: dict[bytes, bytes | None] = {}
-        self._position: Position | None = None
-        self._with_position: dict[bytes, bytes | None] = {}
-
-    def take(self, batch: list[Message]) -> list[keys.Change]:
-        """Go on with records, and return what they change. Raises TakeoverRefusedError."""
-        changed: list[keys.Change] = []
-        for message in batch:
-            key, value, headers = message.key(), message.value(), message.headers()
-            offset = message.offset()
-            if key is None or offset is None or not isinstance(headers, list) or not headers:
-                raise TakeoverRefusedError(f"{self._place.name}: record {offset} is not one of a checkpoint")
-            checkpoint = headers[0][1]
-            assert isinstance(checkpoint, bytes)
-            if checkpoint != self._checkpoint:
-                self._checkpoint, self._rows, self.first = checkpoint, {}, offset
-            changed.append((key, value))
-            if key == keys.POSITION:
-                self._take_position(value or b"", offset)
-            else:
-                self._rows[key] = value
-            self.next_offset = offset + 1
-        return changed
-
-    def _take_position(self, value: bytes, offset: int) -> None:
-        try:
-            self._position = avro.decode(Position, value)
-        except avro.DecodeError as error:
-            raise TakeoverRefusedError(f"{self._place.name}: record {offset} is damaged: {error}") from error
-        self._with_position = self._rows
-
-    def committed(self) -> Committed:
-        """All that it comes to. Raises TakeoverRefusedError."""
-        rows, dues = [], []
-        for key, value in self._with_position.items():
-            try:
-                if key.startswith(keys.DUE):
-                    dues.append(keys.due_row(key, value))
-                else:
-                    rows.append(keys.row(key, value))
-            except ValueError as error:
-                raise TakeoverRefusedError(f"{self._place.name}: {key!r} is damaged: {error}") from error
-        return Committed(self._position, tuple(rows), tuple(dues))
 
 
 def _now_ms() -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from typing import Any, Final
+from typing import Final
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from streams.kafka import wire
+from streams.kafka.offsets import ReadError, high_watermarks, last_stable_offsets, start_offsets
 from streams.kafka.settings import KafkaSettings
 from streams.runtime.codec import Codec
 from streams.runtime.records import Record
@@ -34,10 +34,6 @@ LASTING: Final = frozenset(
     )
 )
 """Errors of a partition that do not go away by themselves."""
-
-
-class ReadError(Exception):
-    """A partition could not be read now; trying again may help."""
 
 
 class Reader:
@@ -63,31 +59,15 @@ class Reader:
 
     def start_offset(self, topic: str, partition: int) -> int:
         """The offset of the first record left. Raises ReadError."""
-        spec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
-        return self._offset(topic, partition, spec, IsolationLevel.READ_UNCOMMITTED)
+        return start_offsets(self._admin, topic, [partition])[partition]
 
     def high_watermark(self, topic: str, partition: int) -> int:
         """The offset below which everything is replicated. Raises ReadError."""
-        spec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        return self._offset(topic, partition, spec, IsolationLevel.READ_UNCOMMITTED)
+        return high_watermarks(self._admin, topic, [partition])[partition]
 
     def last_stable_offset(self, topic: str, partition: int) -> int:
         """The offset below which every transaction has ended. Raises ReadError."""
-        spec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        return self._offset(topic, partition, spec, IsolationLevel.READ_COMMITTED)
-
-    def _offset(self, topic: str, partition: int, spec: OffsetSpec, isolation: IsolationLevel) -> int:
-        futures = self._admin.list_offsets(
-            {TopicPartition(topic, partition): spec},
-            isolation_level=isolation,
-            request_timeout=READ_TIMEOUT_S,
-        )
-        future: Future[Any] = next(iter(futures.values()))
-        try:
-            offset: int = future.result().offset
-        except KafkaException as error:
-            raise ReadError(f"{topic}/{partition} cannot be read now: {error.args[0].str()}") from error
-        return offset
+        return last_stable_offsets(self._admin, topic, [partition])[partition]
 
     def read(self, topic: str, partition: int, offset: int) -> Iterator[list[Message]]:
         """Everything committed from `offset` on, up to the end there is, in batches. Raises ReadError."""

@@ -20,6 +20,7 @@ from streams.history_processor import HistoryProcessor
 from streams.kafka.admin import Cluster, ClusterError
 from streams.kafka.changelog import SETTLE_TIMEOUT_S, FencedError, TakeoverCancelledError
 from streams.kafka.checkpoint_writer import CheckpointWriter, Written
+from streams.kafka.groups import group_config
 from streams.kafka.names import Names
 from streams.kafka.outlet import Outlet, SendError
 from streams.kafka.ownership import DeliverLocally, Ownership
@@ -27,6 +28,7 @@ from streams.kafka.partitions import Partitions
 from streams.kafka.record_deletion import Materialised, RecordDeletion
 from streams.kafka.seats import Seat
 from streams.kafka.settings import KafkaSettings
+from streams.kafka.standbys import Standbys
 from streams.kafka.status import MemberStatus
 from streams.kafka.takeovers import Request, Taken, Takeovers
 from streams.matching_processor import MatchingProcessor
@@ -190,29 +192,19 @@ class Member:
             self._supported_logic,
             self._settle_timeout_s,
         )
+        self._takeovers.check_logic()
         self._deletion = RecordDeletion(self._settings, self.role, self._topic, self._materialised)
-        self._consumer = Consumer(self._group(cluster), logger=LOG)
+        self._standbys = Standbys(self._settings, self.role, self._partitions.count(self._input), self.status)
+        self._consumer = Consumer(self._group_config(cluster), logger=LOG)
         self._joined_by_ms = _now_ms() + self._settings.session_timeout_ms
         self._consumer.subscribe([self._topic], self._assigned, self._revoked, self._lost)
 
-    def _group(self, cluster: Cluster) -> dict[str, Any]:
-        settings = self._settings
-        protocol = settings.group_protocol
-        if protocol == "auto":
-            protocol = "consumer" if cluster.offers_new_groups() else "classic"
-        config: dict[str, Any] = {
-            **settings.consumer(),
-            "group.id": self._names.group(self.role),
-            "group.protocol": protocol,
-            "isolation.level": "read_uncommitted",
+    def _group_config(self, cluster: Cluster) -> dict[str, Any]:
+        return {
+            **group_config(self._settings, cluster, self.role, self._supported_logic),
             "error_cb": self._noticed,
             "on_commit": lambda error, offsets: None,
         }
-        if protocol == "classic":
-            config["partition.assignment.strategy"] = "cooperative-sticky"
-            config["session.timeout.ms"] = settings.session_timeout_ms
-            config["heartbeat.interval.ms"] = max(1, settings.session_timeout_ms // 3)
-        return config
 
     def _close(self) -> None:
         for seat in self._seats.values():
@@ -220,6 +212,7 @@ class Member:
         self._consumer.close()
         self._seats.clear()
         self.status.partitions.clear()
+        self._standbys.stop()
         self._takeovers.stop()
         while not self._takeovers.results.empty():
             self._put_away(self._takeovers.results.get())
@@ -242,7 +235,9 @@ class Member:
                 raise ClusterError(
                     f"{self._topic} has got partitions since the start: set how many, and restart"
                 )
-            seat = Seat(self.role, place.partition, self._closing.pop(place.partition, None))
+            standby, closed = self._standbys.release(place.partition)
+            closed = self._closing.pop(place.partition, closed)
+            seat = Seat(self.role, place.partition, closed, standby)
             self._seats[place.partition] = seat
             self.status.partitions[place.partition] = seat.status
             self._request(seat)
@@ -365,6 +360,7 @@ class Member:
         if now_ms >= self._end_offsets_at_ms:
             self._end_offsets_at_ms = now_ms + END_OFFSETS_MS
             self._note_end_offsets()
+            self._tell_standbys()
 
     def _look_after(self, ownership: Ownership, now_ms: int) -> None:
         ownership.tick(now_ms)
@@ -384,7 +380,9 @@ class Member:
 
     def _request(self, seat: Seat) -> None:
         seat.retry_at_ms = 0
+        seat.requested_ms = _now_ms()
         generation = seat.generation
+        standby, seat.standby = seat.standby, None
         self._takeovers.submit(
             Request(
                 token=(seat, generation),
@@ -392,6 +390,7 @@ class Member:
                 status=seat.status,
                 wanted=lambda: seat.generation == generation and not self._stopping.is_set(),
                 after=seat.closed,
+                standby=standby,
             )
         )
 
@@ -436,6 +435,7 @@ class Member:
         )
         seat.status.state, seat.status.reason = "owned", ""
         seat.status.takeovers_total += 1
+        seat.status.takeover_seconds = (_now_ms() - seat.requested_ms) / 1000
         seat.seek_to = seat.ownership.next_offset
         if self._guarded(seat, lambda ownership: ownership.begin()):
             self._seek(seat)
@@ -551,6 +551,12 @@ class Member:
                 self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
             LOG.info("%s: offsets were not committed: %s", self.role, error)
+
+    def _tell_standbys(self) -> None:
+        """Have copies kept of what others own, and of nothing whose store is still in use here."""
+        if self._standbys.enabled:
+            held = {**self._closing, **dict.fromkeys(self._seats)}
+            self._standbys.know(self._consumer.memberid() or "", held)
 
     def _note_end_offsets(self) -> None:
         for seat in self._seats.values():

@@ -21,6 +21,13 @@ PROCESSORS: Final[Mapping[str, str]] = {
 CHANGELOGS: Final[Mapping[str, str]] = {f"{name}-changelog": topic for name, topic in PROCESSORS.items()}
 """The input topic that each changelog has its partitions of, by the changelog's name."""
 
+GROUPS: Final = (
+    *PROCESSORS,
+    *(f"materializer-{topic}" for topic in (topology.HISTORY, topology.VISIBILITY)),
+    "gateway",
+)
+"""The roles that have groups: every process of the engine is in one of them at least."""
+
 ALL_TOPICS: Final = (*topology.TOPICS, REPLIES, *CHANGELOGS)
 """Every topic of the engine, by its name without prefix."""
 

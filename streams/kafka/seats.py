@@ -7,6 +7,7 @@ from typing import Final
 
 from streams.kafka.checkpoint_writer import CheckpointWriter
 from streams.kafka.ownership import Ownership
+from streams.kafka.rocks import PartitionStore
 from streams.kafka.status import PartitionStatus, State
 
 RETRY_MS: Final = 200
@@ -16,10 +17,17 @@ RETRY_LIMIT_MS: Final = 30_000
 class Seat:
     """One assigned partition. `generation` tells results for the present attempt from those for former ones.
 
-    `closed` is set once the former ownership in this process has let go of the local store.
+    `closed` is set once whatever held the local store in this process has let go of it. `standby` is the copy that was
+    kept up here, for the first takeover.
     """
 
-    def __init__(self, processor: str, number: int, closed: threading.Event | None) -> None:
+    def __init__(
+        self,
+        processor: str,
+        number: int,
+        closed: threading.Event | None,
+        standby: PartitionStore | None = None,
+    ) -> None:
         self.number = number
         self.status = PartitionStatus(processor, number)
         self.generation = 0
@@ -31,6 +39,9 @@ class Seat:
         self.failures = 0
         """Ownerships in a row that ended, or did not begin, without a checkpoint."""
         self.closed = closed
+        self.standby = standby
+        self.requested_ms = 0
+        """When the takeover under way was asked for."""
         self.held = False
         """Whether no more of it is fetched, because too much waits already."""
         self._committed = -1

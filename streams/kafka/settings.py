@@ -45,10 +45,14 @@ class KafkaSettings(_Section):
     producer_properties: dict[str, str] = {}
     consumer_properties: dict[str, str] = {}
     state_directory: Path = Path("odradek-state")
+    member_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*$", max_length=150)] = ""
+    """What this process is called in its groups, start after start; empty: the host's name and the process id."""
+    standbys: Annotated[int, Field(ge=0)] = 0
+    """Members that keep a copy of each partition's tables beside the owner (num.standby.replicas of Kafka Streams)."""
     group_protocol: Literal["auto", "consumer", "classic"] = "auto"
     """"auto": the one of KIP-848 where the brokers offer it, else the classic one."""
-    session_timeout_ms: _Milliseconds = 10_000
-    """How long a dead owner keeps its partitions; of the classic protocol (KIP-848 has it on the broker)."""
+    session_timeout_ms: _Milliseconds = 6_000
+    """How long a dead owner keeps its partitions. With KIP-848 brokers have it, by group: `topics apply` sets it."""
     checkpoint_age_ms: _Milliseconds = 1_000
     checkpoint_keys: _Count = 5_000
     """Changed keys that a checkpoint is written at, whatever its age."""
@@ -59,10 +63,15 @@ class KafkaSettings(_Section):
     """Parts of clean entities that each table of a partition keeps in memory."""
     block_cache_bytes: _Count = 64 * 1024 * 1024
     """Memory of a process for blocks of its RocksDB stores."""
+    pass_over: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+/\d+@\d+$")], ...] = ()
+    """Damaged records of our own that materializers leave out, each as `topic/partition@offset`: what they held is
+    missing in the stores. A materializer that meets one says so, and stops there until it is told."""
     delete_records: bool = True
     """Whether owners delete the records that nobody needs any more."""
     safety_span: Annotated[int, Field(ge=0)] = 10_000
     """Records below what is needed that stay in each partition of a log."""
+    history_feed_ms: Annotated[int, Field(ge=0)] = 7 * 24 * 3600 * 1000
+    """How long records of `history` stay for those who follow it, once they are in the store."""
 
     @field_validator("topics")
     @classmethod
@@ -87,6 +96,16 @@ class KafkaSettings(_Section):
         """How many replicas a topic is to have."""
         own = self.topics.get(name)
         return self.replication if own is None or own.replication is None else own.replication
+
+    @property
+    def heartbeat_interval_ms(self) -> int:
+        """How often members tell their group that they live, and hear what it has for them."""
+        return max(1, self.session_timeout_ms // 6)
+
+    def passed_over(self, topic: str, partition: int) -> frozenset[int]:
+        """The offsets in `pass_over` of a partition; `topic` is the name on the cluster."""
+        named = (record.split("@") for record in self.pass_over)
+        return frozenset(int(offset) for where, offset in named if where == f"{topic}/{partition}")
 
     def client(self) -> dict[str, str | int | float | bool]:
         """What every librdkafka client gets."""

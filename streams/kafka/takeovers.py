@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -10,19 +11,25 @@ from typing import Any, Final
 
 import msgspec
 
-from streams.kafka.admin import Cluster, FoundTopic
-from streams.kafka.changelog import PartitionChangelog, Place, TakeoverCancelledError
+from streams import avro
+from streams.kafka.admin import Cluster
+from streams.kafka.changelog import PartitionChangelog, TakeoverCancelledError, place_of
+from streams.kafka.last_position import last_position
 from streams.kafka.log import PartitionLog, Reader
 from streams.kafka.names import Names
+from streams.kafka.offsets import ReadError
 from streams.kafka.partitions import Partitions
+from streams.kafka.rocks import PartitionStore
 from streams.kafka.settings import KafkaSettings
 from streams.kafka.status import PartitionStatus
-from streams.kafka.topics import wanted_topic
 from streams.runtime.codec import Codec
 from streams.runtime.context import Processor
+from streams.runtime.logic import Logic
 from streams.runtime.owner import Owner
 from streams.runtime.partition import Partition
 from streams.runtime.takeover import take_over
+
+LOG = logging.getLogger(__name__)
 
 THREADS: Final = 3
 """Takeovers at a time: they mostly wait for the cluster."""
@@ -36,7 +43,8 @@ _IDLE_S: Final = 10.0
 class Request(msgspec.Struct, frozen=True):
     """A partition to take over. `token` comes back with the result; `wanted` says whether it is still of use.
 
-    `after` is set once the former ownership in this process has let go.
+    `after` is set once whatever held the local store in this process has let go. `standby` is a store that was kept up
+    here meanwhile; it is not the sender's any more.
     """
 
     token: Any
@@ -44,6 +52,7 @@ class Request(msgspec.Struct, frozen=True):
     status: PartitionStatus
     wanted: Callable[[], bool]
     after: threading.Event | None
+    standby: PartitionStore | None
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -86,6 +95,23 @@ class Takeovers:
         for thread in self._threads:
             thread.start()
 
+    def check_logic(self) -> None:
+        """Refuse to begin where this code cannot go on, before the group gives this member anything. Blocks.
+
+        A version is raised in all partitions, so the first one stands for all; each takeover checks its own again.
+        Raises UnsupportedLogicError.
+        """
+        reader = self._open_reader()
+        try:
+            position = last_position(reader, self._names.changelog(self._name), 0)
+        except (ReadError, avro.DecodeError) as error:
+            LOG.warning("the logic version in force is not known yet: %s", error)
+            return
+        finally:
+            reader.close()
+        if position is not None:
+            Logic(f"{self._input}/0", self._supported_logic).restore(position.logic_version, ())
+
     def submit(self, request: Request) -> None:
         """Take a partition over."""
         self._requests.put(request)
@@ -114,6 +140,8 @@ class Takeovers:
                 reader = reader or self._open_reader()
                 self.results.put(self._take(request, reader))
             except Exception as error:
+                if request.standby is not None:
+                    request.standby.close()
                 self.results.put(Taken(request.token, None, None, error))
         if reader is not None:
             reader.close()
@@ -128,29 +156,26 @@ class Takeovers:
             request.after.wait(_CLOSE_WAIT_S)
         if not request.wanted():
             raise TakeoverCancelledError(f"{self._input}/{request.partition}")
-        changelog, owner = self._owner(request, reader)
-        return Taken(request.token, owner, changelog, None)
+        log, changelog = self._logs(request, reader)
+        return Taken(request.token, self._owner(request.partition, log, changelog), changelog, None)
 
-    def _owner(self, request: Request, reader: Reader) -> tuple[PartitionChangelog, Owner]:
+    def _logs(self, request: Request, reader: Reader) -> tuple[PartitionLog, PartitionChangelog]:
         topics = self._cluster.check()  # also for the ids: a topic may have been made anew
         number = request.partition
-        log = PartitionLog(
-            reader,
-            self._codec,
-            self._input,
-            self._names.topic(self._input),
-            topics[self._input].id,
-            number,
-        )
+        topic = self._names.topic(self._input)
+        log = PartitionLog(reader, self._codec, self._input, topic, topics[self._input].id, number)
         changelog = PartitionChangelog(
             self._settings,
-            self._place(number, topics),
+            place_of(self._settings, self._name, number, topics[f"{self._name}-changelog"]),
             reader,
             request.status,
             request.wanted,
             self._settle_timeout_s,
+            request.standby,
         )
+        return log, changelog
 
+    def _owner(self, number: int, log: PartitionLog, changelog: PartitionChangelog) -> Owner:
         def partition() -> Partition:
             store = changelog.store
             return Partition(
@@ -166,19 +191,7 @@ class Takeovers:
             )
 
         try:
-            return changelog, take_over(f"{self._input}/{number}", changelog, log, self._codec, partition)
+            return take_over(f"{self._input}/{number}", changelog, log, self._codec, partition)
         except BaseException:
             changelog.close()
             raise
-
-    def _place(self, number: int, topics: dict[str, FoundTopic]) -> Place:
-        name = f"{self._name}-changelog"
-        return Place(
-            processor=self._name,
-            partition=number,
-            topic=topics[name].topic,
-            topic_id=topics[name].id,
-            transactional_id=self._names.transactional_id(self._name, number),
-            delete_retention_ms=int(wanted_topic(self._settings, name).configs["delete.retention.ms"]),
-            folder=self._settings.state_directory / self._settings.prefix / f"{self._name}-{number}",
-        )

@@ -18,11 +18,10 @@ from streams.kafka import keys
 from streams.kafka.admin import Cluster
 from streams.kafka.member import ROLES, Member
 from streams.kafka.names import CHANGELOGS, PROCESSORS, REPLIES, Names
-from streams.kafka.partitions import Partitions
-from streams.kafka.rocks import PartitionStore, open_store
+from streams.kafka.rocks import PartitionStore
 from streams.kafka.settings import KafkaSettings
 from streams.runtime.logic import LogicMarker
-from streams.runtime.partition import DeadLetter, Partition, Position
+from streams.runtime.partition import DeadLetter, Position
 from streams.runtime.records import Tick
 from tests.kafka.driving import (
     Driver,
@@ -36,9 +35,7 @@ from tests.kafka.driving import (
     stop_members,
     wait_for,
 )
-from tests.support.memory import MemoryStore
-
-CACHE_BYTES = 8 * 1024 * 1024
+from tests.kafka.refolds import CACHE_BYTES, check_refold, last_position
 
 Start = Callable[..., list[Member]]
 
@@ -208,7 +205,7 @@ def test_the_next_owner_goes_on_and_the_tables_equal_a_refold(
         stop_members(second)
     for role in ROLES:
         for partition in range(2):
-            _check_refold(elsewhere, role, partition)
+            check_refold(elsewhere, role, partition)
 
 
 def test_a_kill_in_the_midst_of_checkpoints_loses_and_doubles_nothing(
@@ -227,7 +224,7 @@ def test_a_kill_in_the_midst_of_checkpoints_loses_and_doubles_nothing(
         stop_members(members)
     for role in ROLES:
         for partition in range(2):
-            _check_refold(settings, role, partition)
+            check_refold(settings, role, partition)
     seen: dict[str, list[int]] = {}
     applied: set[tuple[str, int, int]] = set()
     for record in records_of(settings, topology.HISTORY):
@@ -254,7 +251,7 @@ def test_a_second_owner_fences_the_first(settings: KafkaSettings, start: Start) 
         assert max(p.takeovers_total for p in history.partitions.values()) == 2
         driver.run_workflow("later")
         stop_members(members)
-    _check_refold(settings, "history", 0)
+    check_refold(settings, "history", 0)
 
 
 def test_members_share_the_partitions_and_take_them_over(
@@ -305,10 +302,11 @@ def test_a_store_of_another_changelog_is_wiped(settings: KafkaSettings, alone: C
     store.apply([(keys.row_key("t", "k", "kind", "id"), b"old")], type(head)(other, head.checkpoint_offset))
     store.close()
     member = alone("timer")
+    wait_for(lambda: all(p.checkpoint_offset >= 1 for p in member.status.partitions.values()))
     wait_for(lambda: owns_all(member, settings))
     member.stop()
     assert not path.exists()
-    _check_refold(settings, "timer", 0)
+    check_refold(settings, "timer", 0)
 
 
 def test_a_store_that_a_paused_owner_holds_blocks_nobody(
@@ -355,7 +353,7 @@ def test_a_truncated_log_is_refused(
     wait_for(lambda: owns_all(member, settings))
     wait_for(lambda: all(p.checkpoint_offset >= 1 for p in member.status.partitions.values()))
     member.stop()
-    position = _position(settings, "timer", 0)
+    position = last_position(settings, "timer", 0)
     driver = Driver(settings)
     for _ in range(5):
         driver.append(topology.TIMERS, "", bodies.SetTimer("ns", "wf", "run", 0, 1), partition=0)
@@ -435,7 +433,7 @@ def test_a_member_leaves_to_one_of_a_newer_release(
     newer = alone("timer", supported_logic=99)
     wait_for(lambda: owns_all(newer, settings))
     newer.stop()
-    assert _position(settings, "timer", 0).logic_version == 99
+    assert last_position(settings, "timer", 0).logic_version == 99
 
 
 # Helpers
@@ -465,52 +463,3 @@ def _fence(settings: KafkaSettings, role: str) -> None:
     producer = Producer({**settings.producer(), "transactional.id": transactional_id})
     producer.init_transactions(10)
     producer.close()
-
-
-def _position(settings: KafkaSettings, role: str, partition: int) -> Position:
-    """The last position in a changelog."""
-    positions = [
-        message.value()
-        for message in read_all(settings, f"{role}-changelog")
-        if message.partition() == partition and message.key() == keys.POSITION
-    ]
-    return avro.decode(Position, positions[-1])
-
-
-def _check_refold(settings: KafkaSettings, role: str, partition: int) -> None:
-    """What a member left on disk is what folding the whole log gives, byte for byte."""
-    topics = Cluster(settings).check()
-    partitions = Partitions({name: topic.partitions for name, topic in topics.items()})
-    processor = ROLES[role]()
-    memory = MemoryStore()
-    name = processor.input_topic
-    fold = Partition(
-        processor,
-        partition,
-        memory,
-        memory,
-        partitions.of,
-        partitions.count,
-        source=f"{name}/{partition}@{topics[name].id}",
-    )
-    for record in records_of(settings, name):
-        if record.partition == partition:
-            fold.step(record)
-    memory.checkpoint(fold)
-    wanted = {
-        keys.row_key(table, key, kind, id): value
-        for (table, _, key), parts in memory.rows.items()
-        for (kind, id), value in parts.items()
-    } | {keys.due_key(key): keys.due_value(*due) for key, due in memory.dues[fold.name].items()}
-    store = open_store(
-        settings.state_directory / settings.prefix / f"{role}-{partition}", CACHE_BYTES, lambda head: ""
-    )
-    found, position = dict(store.contents()), store.position()
-    store.close()
-    assert found == wanted
-    assert position is not None
-    refolded = fold.position()
-    assert (position.offset, position.now_ms) == (refolded.offset, refolded.now_ms)
-    assert (position.applied, position.links) == (refolded.applied, refolded.links)
-    assert position.logic_version == refolded.logic_version
-    assert position == _position(settings, role, partition)
