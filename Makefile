@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 CLUSTER_DIR := .cache/cluster
 CLUSTER_PORT := 7233
 
-.PHONY: setup demo cluster test test-kafka lint golden bench nightly cluster-up cluster-down clean
+.PHONY: setup demo cluster parts test test-kafka lint golden bench nightly cluster-up cluster-down clean
 
 setup: $(READY)
 
@@ -27,12 +27,16 @@ demo: setup
 cluster: setup
 	@$(BIN)/python -m deploy.local demo --dir $(CLUSTER_DIR)
 
-# Real parts included, which it starts (and installs, as root on Debian): deploy/local/README.md.
-test: lint
+# What real parts need, installed as root on Debian. Where that fails, tests that need it say so, and the rest runs.
+parts: setup
+	-@$(BIN)/python -m deploy.local fetch
+
+# Real parts included, which it starts: deploy/local/README.md.
+test: lint parts
 	$(BIN)/python -m pytest
 
 # Those of the log and the stores alone.
-test-kafka: setup
+test-kafka: parts
 	$(BIN)/python -m pytest tests/kafka
 
 lint: setup

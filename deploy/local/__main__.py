@@ -1,4 +1,4 @@
-"""`python -m deploy.local up|demo|down|status --dir DIR`: Kafka, Cassandra and PostgreSQL, and the server on them."""
+"""`python -m deploy.local up|demo|down|status|fetch`: Kafka, Cassandra and PostgreSQL, and the server on them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from types import FrameType
 
 import click
 
+from deploy.local import jars, packages
 from deploy.local.cluster import DESCRIPTION, ClusterPorts, LocalCluster, existing
 from deploy.local.errors import PartError
 from deploy.local.process import PartProcess
@@ -91,6 +92,14 @@ def down(directory: Path) -> None:
             click.echo(f"nothing runs in {directory}")
         if cluster is not None and not cluster.stop():
             click.echo("what did not stop in time was killed", err=True)
+
+
+@main.command()
+def fetch() -> None:
+    """Have every program and jar that the parts need, so that later starts need no network."""
+    packages.require_all(with_maven=not jars.all_fetched())
+    for part in jars.PARTS:
+        jars.folder(part)
 
 
 @main.command()

@@ -71,9 +71,9 @@ class LocalCluster:
 
     @property
     def address(self) -> str | None:
-        """The host:port of the server, None while it does not run."""
+        """The host:port of the server's gateways, None while they do not run."""
         described = _described(self.directory).get("server")
-        return described["address"] if described is not None and self.server.is_running else None
+        return described["address"] if described is not None and self.server.is_serving else None
 
     def start(self) -> None:
         """Start the parts that do not run and return once each answers; when one does not, none of those stays.
@@ -82,7 +82,7 @@ class LocalCluster:
             PartError: When a part cannot start: PartFailed with the last lines of its log, PartMissing with what to
                 install.
         """
-        packages.require_all(with_maven=not all(map(jars.is_fetched, ("kafka", "cassandra"))))
+        packages.require_all(with_maven=not jars.all_fetched())
         self.directory.mkdir(parents=True, exist_ok=True)
         self._describe(self.address)  # beforehand too, so that what is cut short here can be stopped
         down = [process for process in self.processes if process.pid is None]

@@ -14,13 +14,14 @@ from deploy.local import packages
 from deploy.local.errors import PartMissing
 
 _HERE = Path(__file__).parent
+PARTS = ("kafka", "cassandra")
 CACHE = _HERE.parent.parent / ".cache" / "deploy"
 _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 
 
-def is_fetched(part: str) -> bool:
-    """Whether `folder` gives the jars of `part` without fetching them."""
-    return _target(part).is_dir()
+def all_fetched() -> bool:
+    """Whether `folder` gives the jars of every part without fetching them."""
+    return all(_target(part).is_dir() for part in PARTS)
 
 
 def folder(part: str) -> Path:

@@ -45,9 +45,9 @@ class LocalServer:
         return list(self._members.values())
 
     @property
-    def is_running(self) -> bool:
-        """Whether every role's process is there."""
-        return all(process.pid is not None for process in self.processes)
+    def is_serving(self) -> bool:
+        """Whether gateways run."""
+        return self._members["gateway"].pid is not None
 
     @property
     def metrics(self) -> dict[str, list[str]]:
@@ -78,7 +78,7 @@ class LocalServer:
     def require_ports(self, port: int) -> None:
         """Raises PartError when the server could not have its ports."""
         self._end_strays()
-        if self._members["gateway"].pid is None:
+        if not self.is_serving:
             try:
                 require_free(port)
             except PartError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from deploy.local.kafka import BrokerPorts, KafkaCluster
 from deploy.local.ports import free_ports
 from deploy.local.postgres import PostgresServer
 from deploy.local.process import PartProcess
+from deploy.local.system import processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -183,9 +186,9 @@ def test_a_pid_that_now_belongs_to_another_process_is_left_alone(directory: Path
     assert process.stop(timeout_s=0)
 
 
-def test_the_command_starts_and_stops_all_parts(directory: Path) -> None:
-    def local(command: str) -> subprocess.CompletedProcess[str]:
-        arguments = [sys.executable, "-m", "deploy.local", command, "--dir", str(directory)]
+def test_the_commands_serve_a_cluster_and_leave_nothing_behind(directory: Path) -> None:
+    def local(command: str, *flags: str) -> subprocess.CompletedProcess[str]:
+        arguments = [sys.executable, "-m", "deploy.local", command, "--dir", str(directory), *flags]
         return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
 
     up = local("up")
@@ -198,18 +201,49 @@ def test_the_command_starts_and_stops_all_parts(directory: Path) -> None:
     psycopg.connect(described["postgres"]["dsn"]).close()
     assert local("status").returncode == 0
 
-    cluster = existing(directory)
-    assert cluster is not None
-    cluster.postgres.kill()
+    # What was killed comes back.
+    existed = existing(directory)
+    assert existed is not None
+    existed.postgres.kill()
     assert local("status").returncode == 1
-    assert local("up").returncode == 0
+    (port,) = free_ports(1)
+    served = local("up", "--serve", "--port", str(port))
+    assert served.returncode == 0, served.stderr
+    assert f"Server: 127.0.0.1:{port}" in served.stdout
     psycopg.connect(described["postgres"]["dsn"]).close()
 
-    down = local("down")
-    assert (down.returncode, down.stdout, down.stderr) == (0, "", "")
+    # So does a role whose first process was killed, which leaves its children alone.
+    timers = next(process for process in existed.server.processes if process.name == "odradek timer")
+    assert timers.pid is not None
+    os.kill(timers.pid, signal.SIGKILL)
+    demo = local("demo")
+    assert demo.returncode == 0, f"{demo.stdout}\n{demo.stderr}"
+    assert f"the server answers on 127.0.0.1:{port}" in demo.stdout
+    assert "SIGKILL to worker" in demo.stdout
+    assert "stopped in good order" in demo.stdout
+
+    assert [process.arguments for process in processes() if f"{directory}/" in process.arguments] == []
+    assert local("status").returncode == 1
     again = local("down")
     assert (again.returncode, again.stdout) == (0, f"nothing runs in {directory}\n")
-    assert local("status").returncode == 1
+
+
+def test_a_port_that_is_taken_is_named_before_anything_starts(directory: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        arguments = ["up", "--dir", str(directory), "--serve", "--port", port]
+        up = subprocess.run(
+            [sys.executable, "-m", "deploy.local", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert up.returncode == 1
+    assert up.stderr.startswith(f"the server cannot have 127.0.0.1:{port}, where another process listens: ")
+    assert not list(directory.rglob("pid"))
 
 
 def _create_topic(cluster: KafkaCluster, name: str, replicas: int) -> None:
