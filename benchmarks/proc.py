@@ -6,7 +6,8 @@ import os
 import platform
 import subprocess
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -16,12 +17,17 @@ MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
 
 @dataclass(frozen=True)
 class Usage:
-    """A moment's reading: CPU seconds since the start of each, resident memory now."""
+    """A moment's reading: CPU seconds since the start of each, resident memory now.
+
+    `parts_cpu_s` and `parts_rss_mib` divide the same among the parts of a cluster, by name.
+    """
 
     at_s: float
     tree_cpu_s: float
     tree_rss_mib: float
     machine_cpu_s: float
+    parts_cpu_s: Mapping[str, float] = field(default_factory=dict)
+    parts_rss_mib: Mapping[str, float] = field(default_factory=dict)
 
 
 def usage(pid: int) -> Usage:
@@ -29,7 +35,23 @@ def usage(pid: int) -> Usage:
 
     Raises ProcessLookupError when `pid` is gone.
     """
+    cpu_s, rss_mib = _of_tree(pid, _all_stats())
+    return Usage(time.monotonic(), cpu_s, rss_mib, _machine_cpu_s())
+
+
+def usage_of(parts: Mapping[str, Sequence[int]]) -> Usage:
+    """The same for the trees under the pids of each part. Raises ProcessLookupError when one is gone."""
     stats = _all_stats()
+    read = {name: [_of_tree(pid, stats) for pid in pids] for name, pids in parts.items()}
+    cpu_s = {name: sum(cpu for cpu, _ in trees) for name, trees in read.items()}
+    rss_mib = {name: sum(rss for _, rss in trees) for name, trees in read.items()}
+    return Usage(
+        time.monotonic(), sum(cpu_s.values()), sum(rss_mib.values()), _machine_cpu_s(), cpu_s, rss_mib
+    )
+
+
+def _of_tree(pid: int, stats: dict[int, list[str]]) -> tuple[float, float]:
+    """CPU seconds and resident MiB of the tree under `pid`."""
     if pid not in stats:
         raise ProcessLookupError(pid)
     ticks = pages = 0
@@ -37,7 +59,7 @@ def usage(pid: int) -> Usage:
         fields = stats[member]
         ticks += sum(int(fields[n]) for n in (11, 12, 13, 14))  # utime, stime, cutime, cstime
         pages += int(fields[21])  # rss
-    return Usage(time.monotonic(), ticks / TICKS_PER_S, pages * PAGE_BYTES / 2**20, _machine_cpu_s())
+    return ticks / TICKS_PER_S, pages * PAGE_BYTES / 2**20
 
 
 def _all_stats() -> dict[int, list[str]]:

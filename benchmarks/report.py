@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,33 @@ LABELS = {
     "cpu_beside_empty": "CPU of a new workflow, full / empty server",
     "latency_beside_empty": "p50 of a new workflow, full / empty server",
     "open_per_s": "started, /s",
+    "parts_cpu_ms_per_operation": "CPU of all parts each, ms",
+    "kafka_cpu_ms_per_operation": "of it Kafka, ms",
+    "cassandra_cpu_ms_per_operation": "of it Cassandra, ms",
+    "postgres_cpu_ms_per_operation": "of it PostgreSQL, ms",
+    "materializer_lag_records": "records not yet in the stores",
+    "checkpoint_share": "part of the time spent on checkpoints",
+    "hop_p50_ms": "hop p50, ms",
+    "hop_p99_ms": "hop p99, ms",
+    "history_hop_p50_ms": "hop to the topic of histories p50, ms",
+    "rate_per_s": "rate, /s",
+    "gap_s": "longest gap, s",
+    "gap_beyond_session_s": "longest gap beyond the session timeout, s",
+    "takeover_s": "kill to the last partition owned, s",
+    "restore_s": "restore part, s",
+    "owned_workflows": "open workflows of the owner killed",
+    "restored_per_s": "workflows restored, /s",
+    "restored_gb_s": "seconds a GB of changelog",
+    "restored_mb": "changelog, MB",
+    "bytes_per_workflow": "bytes a workflow",
+    "cpu_growth": "CPU of a workflow, full / small server",
+    "latency_growth": "p50 of a workflow, full / small server",
+    "cpu_small_ms": "CPU of all parts each beside few open, ms",
+    "cpu_full_ms": "CPU of all parts each beside all open, ms",
+    "rss_small_mib": "resident beside few open, MiB",
+    "rss_tenth_mib": "resident beside a tenth open, MiB",
+    "rss_full_mib": "resident beside all open, MiB",
+    "rss_growth_full": "resident, all / a tenth open",
 }
 
 
@@ -81,7 +109,7 @@ def measured(requirement: Requirement, ours: dict[str, Spread], peer: dict[str, 
     own = ours.get(requirement.measure)
     if own is None:
         return None
-    if requirement.kind == "limit":
+    if requirement.kind in ("limit", "floor"):
         return own.median
     other = peer.get(requirement.measure)
     if other is None or other.median == 0:
@@ -91,16 +119,22 @@ def measured(requirement: Requirement, ours: dict[str, Spread], peer: dict[str, 
 
 def is_met(requirement: Requirement, value: float) -> bool:
     """Whether the measured figure keeps to the bound."""
-    return value >= requirement.bound if requirement.kind == "at least" else value <= requirement.bound
+    if requirement.kind in ("at least", "floor"):
+        return value >= requirement.bound
+    return value <= requirement.bound
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """The Markdown table of all results, in the order of SCENARIOS."""
+Results = Mapping[str, dict[str, Any]]
+"""The newest result of each scenario, by the scenario's name."""
+
+
+def table(results: Results, scenarios: Mapping[str, Scenario] = SCENARIOS) -> str:
+    """The Markdown table of all results, in the order of `scenarios`."""
     lines = [
         "| scenario | measure | Temporal | Odradek | required | measured | met |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, scenario in SCENARIOS.items():
+    for name, scenario in scenarios.items():
         if name in results:
             lines += _rows(scenario, results[name])
     return "\n".join(lines)
@@ -129,6 +163,8 @@ def _verdict(requirement: Requirement | None, sides: dict[str, dict[str, Spread]
         required, shown = f"≥ {number(bound)}×", None if value is None else f"{number(value)}×"
     elif requirement.kind == "at most":
         required, shown = f"≤ 1/{number(1 / bound)}", None if value is None else _fraction(value)
+    elif requirement.kind == "floor":
+        required, shown = f"≥ {number(bound)}", None if value is None else number(value)
     else:
         required, shown = f"≤ {number(bound)}", None if value is None else number(value)
     if value is None:
@@ -140,12 +176,12 @@ def _fraction(ratio: float) -> str:
     return f"1/{number(1 / ratio)}" if 0 < ratio < 1 else number(ratio)
 
 
-def unmet(results: dict[str, dict[str, Any]]) -> list[str]:
+def unmet(results: Results, scenarios: Mapping[str, Scenario] = SCENARIOS) -> list[str]:
     """One line for each requirement that was measured and missed."""
     lines = []
     for name, result in results.items():
         sides = {side: spreads([r for r in result["runs"] if r["server"] == side]) for side in (OURS, PEER)}
-        for requirement in SCENARIOS[name].requirements:
+        for requirement in scenarios[name].requirements:
             value = measured(requirement, sides[OURS], sides[PEER])
             if value is not None and not is_met(requirement, value):
                 required, shown, _ = _verdict(requirement, sides)
@@ -153,23 +189,36 @@ def unmet(results: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
-def page(results: dict[str, dict[str, Any]]) -> str:
-    """RESULTS.md: the table, and what it was measured on."""
+@dataclass(frozen=True)
+class Chapter:
+    """One footing in RESULTS.md."""
+
+    title: str
+    results: Results
+    scenarios: Mapping[str, Scenario]
+
+
+def page(chapters: Sequence[Chapter]) -> str:
+    """RESULTS.md: the tables, and what they were measured on."""
     parts = [
         "# Results",
         "",
         "Rendered by `python -m benchmarks.run --report` from the newest complete result of each scenario in "
         "`results/`; do not edit. Figures are medians of the runs, with the lowest and highest run in "
         "brackets; a p99 is the median of the runs' p99s. `README.md` says how each is measured.",
-        "",
-        table(results),
-        "",
-        "## Measured on",
-        "",
-        "| scenario | date | Temporal | Odradek | runs a server | machine | others' CPU, highest |",
-        "|---|---|---|---|---|---|---|",
     ]
-    parts += [_origin(name, results[name]) for name in SCENARIOS if name in results]
+    for chapter in chapters:
+        parts += ["", f"## {chapter.title}", "", table(chapter.results, chapter.scenarios)]
+        parts += [
+            "",
+            "Measured on:",
+            "",
+            "| scenario | date | Temporal | Odradek | runs a server | machine | others' CPU, highest |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        parts += [
+            _origin(name, chapter.results[name]) for name in chapter.scenarios if name in chapter.results
+        ]
     return "\n".join(parts) + "\n"
 
 
@@ -179,13 +228,21 @@ def _origin(name: str, result: dict[str, Any]) -> str:
     machine = result["machine"]
     runs = max(sum(run["server"] == side for run in result["runs"]) for side in versions)
     if ours is not None:
-        ours = f"{ours}, {machine['commit']}"
+        ours = ", ".join((ours, machine["commit"], *_choices(result)))
     described = f"{machine['cpu']}, {machine['cores']} cores, {machine['file_system']}"
     busiest = max(run.get("other_cpu_share", 0.0) for run in result["runs"])
     return (
         f"| {name} | {result['date']} | {versions.get(PEER, '–')} | {ours or '–'} | {runs} | {described} | "
         f"{busiest:.0%} |"
     )
+
+
+def _choices(result: dict[str, Any]) -> list[str]:
+    """How ours was laid out, where there is a choice."""
+    choices = result.get("choices")
+    if choices is None:
+        return []
+    return [f"{choices['partitions']} partitions", f"processes: {choices['layout']}"]
 
 
 def warnings(run: dict[str, Any]) -> list[str]:

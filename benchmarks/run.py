@@ -17,17 +17,13 @@ import argparse
 import asyncio
 import dataclasses
 import datetime
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
-from benchmarks import load, proc, report, scale
+from benchmarks import kept, load, proc, report, scale
 from benchmarks.scenarios import FULL, OURS, PEER, QUICK, SCENARIOS, Scenario, Sizes
 from benchmarks.servers import WORK, discard, fresh_database, serve
 
-RESULTS = Path(__file__).parent / "results"
-PAGE = Path(__file__).parent / "RESULTS.md"
 TIMER_STARTS_IN_FLIGHT = 100
 
 
@@ -35,7 +31,7 @@ def main() -> None:
     """The command line."""
     options = _parse()
     if options.report:
-        _render()
+        kept.render()
         return
     try:
         results = asyncio.run(_measure(options))
@@ -100,9 +96,9 @@ async def _measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         result = {"machine": machine, **await _scenario(scenario, servers, sizes, options)}
         results[name] = result
         complete = servers == _servers(scenario, None) and _is_full(sizes, options.compression)
-        _keep(result, RESULTS if complete else WORK / "partial")
+        kept.keep(result, kept.RESULTS if complete else kept.PARTIAL)
         if complete:
-            _render()
+            kept.render()
     return results
 
 
@@ -121,7 +117,7 @@ async def _scenario(
         for server in servers:
             run = {"server": server, **await _run(scenario, server, n, sizes, options)}
             runs.append(run)
-            _tell(scenario, run, n)
+            kept.tell(scenario, run, n)
     return {
         "scenario": scenario.name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -163,30 +159,6 @@ def _amount(scenario: Scenario, sizes: Sizes) -> list[str]:
     if scenario.name == "timers-1000":
         return [*warmup, "-count", str(sizes.timers), "-in-flight", str(TIMER_STARTS_IN_FLIGHT)]
     return [*warmup, "-duration", f"{sizes.duration_s * scenario.stretch}s"]
-
-
-def _tell(scenario: Scenario, run: dict[str, Any], n: int) -> None:
-    measures = [requirement.measure for requirement in scenario.requirements] + list(scenario.shown)
-    figures = ", ".join(f"{report.LABELS[m]} {report.number(run[m])}" for m in measures if m in run)
-    print(f"{scenario.name} {run['server']} run {n + 1}: {figures}", flush=True)
-    for line in report.warnings(run):
-        print(f"  note: {line}", flush=True)
-
-
-def _keep(result: dict[str, Any], directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{result['date']}-{result['scenario']}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"  kept in {path.relative_to(Path(__file__).parents[1])}", flush=True)
-
-
-def _render() -> None:
-    """Write RESULTS.md from the newest result of each scenario."""
-    newest = {}
-    for path in sorted(RESULTS.glob("*.json")):
-        result = json.loads(path.read_text())
-        newest[result["scenario"]] = result
-    PAGE.write_text(report.page(newest))
 
 
 if __name__ == "__main__":

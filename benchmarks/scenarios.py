@@ -13,12 +13,12 @@ OURS = "odradek"
 class Requirement:
     """A bound on one measure of a scenario.
 
-    `kind` says on what: "at least" and "at most" bound ours / theirs, medians of the runs; "limit" bounds
-    ours alone, in the measure's own unit.
+    `kind` says on what: "at least" and "at most" bound ours / theirs, medians of the runs; "limit" and "floor"
+    bound ours alone, from above and from below, in the measure's own unit.
     """
 
     measure: str
-    kind: Literal["at least", "at most", "limit"]
+    kind: Literal["at least", "at most", "limit", "floor"]
     bound: float
 
 

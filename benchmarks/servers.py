@@ -98,7 +98,7 @@ async def serve(name: str, port: int, database: Path) -> AsyncIterator[Server]:
             raise RuntimeError(f"port {port} is taken: choose another with --port")
     log = WORK / "logs" / f"{database.parent.name}.log"
     began = time.monotonic()
-    first_call = asyncio.create_task(_first_accepted_call(port))
+    first_call = asyncio.create_task(first_accepted_call(port))
     try:
         async with SERVERS[name](port, database, log=log) as running:
             accepted_s, version = await first_call
@@ -109,8 +109,11 @@ async def serve(name: str, port: int, database: Path) -> AsyncIterator[Server]:
             await first_call
 
 
-async def _first_accepted_call(port: int) -> tuple[float, str]:
-    """When the first start of a workflow was accepted (monotonic seconds), and the server's version."""
+async def first_accepted_call(port: int) -> tuple[float, str]:
+    """When the first start of a workflow was accepted (monotonic seconds), and the server's version.
+
+    Raises what the last try raised once FIRST_CALL_LIMIT_S is over.
+    """
     limit_s = time.monotonic() + FIRST_CALL_LIMIT_S
     while True:
         # A gRPC channel backs off for a second after a refused connection, so wait for the port without one.

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks import report
+from benchmarks.cluster.scenarios import CLUSTER_SCENARIOS
 from benchmarks.scenarios import OURS, PEER, SCENARIOS, Requirement
 
 
@@ -25,6 +26,8 @@ def result(name: str, **sides: list[dict[str, Any]]) -> dict[str, dict[str, Any]
         (Requirement("m", "at most", 1 / 7), 5.0, 32.0, 0.15625, False),
         (Requirement("m", "limit", 40), 40.0, 205.0, 40.0, True),
         (Requirement("m", "limit", 40), 40.1, 205.0, 40.1, False),
+        (Requirement("m", "floor", 40), 40.0, 205.0, 40.0, True),
+        (Requirement("m", "floor", 40), 39.9, 205.0, 39.9, False),
     ],
 )
 def test_a_bound_is_on_the_right_side(
@@ -65,10 +68,12 @@ def test_an_unmet_requirement_is_in_the_table_and_in_the_list() -> None:
     assert "| no-op workflow | throughput, /s | 50 | 500 | ≥ 5× | 10× | yes |" in rows
     assert "|  | server CPU each, ms | 18 | 6 | ≤ 1/6 | 1/3 | **no** |" in rows
     assert report.unmet(results) == ["noop: server CPU each, ms: required ≤ 1/6, measured 1/3"]
-    assert "| noop | 2026-01-01 | 1 | 1, abc | 1 | c, 2 cores, ext4 | 0% |" in report.page(results)
+    assert "| noop | 2026-01-01 | 1 | 1, abc | 1 | c, 2 cores, ext4 | 0% |" in report.page(
+        [report.Chapter("One", results, SCENARIOS)]
+    )
 
 
 def test_every_measure_has_a_label() -> None:
-    for scenario in SCENARIOS.values():
+    for scenario in (*SCENARIOS.values(), *CLUSTER_SCENARIOS.values()):
         measures = {requirement.measure for requirement in scenario.requirements} | set(scenario.shown)
         assert measures <= report.LABELS.keys()
