@@ -10,6 +10,7 @@ from server.errors import StartupError
 from server.inspect import inspect
 from server.stores_command import stores
 from server.topics import topics
+from server.upgrade import upgrade
 from server.verify import verify
 
 LOG_LEVELS = ("debug", "info", "warn", "error", "never")
@@ -23,6 +24,7 @@ def main() -> None:
 main.add_command(inspect)
 main.add_command(topics)
 main.add_command(stores)
+main.add_command(upgrade)
 main.add_command(verify)
 
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Final
 
-from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 TIMEOUT_S: Final = 30.0
+RETRY_FOR_S: Final = 5.0
+"""How long a leader that was just elected may take to know that it is."""
+RETRY_S: Final = 0.1
+_PASSING: Final = frozenset(
+    (
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+    )
+)
 
 
 class ReadError(Exception):
@@ -36,14 +50,22 @@ def last_stable_offsets(client: AdminClient, topic: str, partitions: Iterable[in
 def _offsets(
     client: AdminClient, topic: str, partitions: Iterable[int], spec: OffsetSpec, isolation: IsolationLevel
 ) -> dict[int, int]:
-    wanted = {TopicPartition(topic, number): spec for number in partitions}
-    if not wanted:
-        return {}
-    futures = client.list_offsets(wanted, isolation_level=isolation, request_timeout=TIMEOUT_S)
-    found = {}
-    for place, future in futures.items():
-        try:
-            found[place.partition] = future.result().offset
-        except KafkaException as error:
-            raise ReadError(f"{topic}/{place.partition} cannot be read now: {error.args[0].str()}") from error
+    left = list(partitions)
+    found: dict[int, int] = {}
+    deadline_s = time.monotonic() + RETRY_FOR_S
+    while left:
+        wanted = {TopicPartition(topic, number): spec for number in left}
+        futures = client.list_offsets(wanted, isolation_level=isolation, request_timeout=TIMEOUT_S)
+        for place, future in futures.items():
+            try:
+                found[place.partition] = future.result().offset
+            except KafkaException as error:
+                reason: KafkaError = error.args[0]
+                if reason.code() not in _PASSING or time.monotonic() > deadline_s:
+                    raise ReadError(
+                        f"{topic}/{place.partition} cannot be read now: {reason.str()}"
+                    ) from error
+        left = [number for number in left if number not in found]
+        if left:
+            time.sleep(RETRY_S)
     return found
