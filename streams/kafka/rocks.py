@@ -52,6 +52,7 @@ class PartitionStore:
 
     def __init__(self, path: Path, cache_bytes: int) -> None:
         self.path = path
+        self._closed = False
         self._db = Rdict(str(path), _options(cache_bytes))
 
     # Reading
@@ -196,8 +197,10 @@ class PartitionStore:
             batch.put(_BY_TIME + _TIME.pack(due_ms) + suffix, _TIME.pack(payload))
 
     def close(self) -> None:
-        """Let go of the directory."""
-        self._db.close()
+        """Let go of the directory; again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._db.close()
 
     def wipe(self) -> None:
         """Close it and remove what it held."""
@@ -222,7 +225,7 @@ def open_store(folder: Path, cache_bytes: int, reason_to_wipe: Callable[[LocalHe
                 LOG.warning("the local store %s is wiped: it cannot be opened: %s", path, error)
                 shutil.rmtree(path, ignore_errors=True)
                 continue
-            reason = "a newer one is used" if chosen is not None else _reason(store, reason_to_wipe)
+            reason = "a newer one is used" if chosen is not None else reason_against(store, reason_to_wipe)
             if reason:
                 LOG.info("the local store %s is wiped: %s", path, reason)
                 store.wipe()
@@ -231,7 +234,8 @@ def open_store(folder: Path, cache_bytes: int, reason_to_wipe: Callable[[LocalHe
         return chosen or PartitionStore(folder / f"{time.time_ns():020d}", cache_bytes)
 
 
-def _reason(store: PartitionStore, reason_to_wipe: Callable[[LocalHead], str]) -> str:
+def reason_against(store: PartitionStore, reason_to_wipe: Callable[[LocalHead], str]) -> str:
+    """Why a store may not be used, empty when it may."""
     try:
         head = store.head()
     except StorageError as error:
