@@ -32,6 +32,7 @@ from streams.kafka.materialised import MaterialisedOffsets
 from streams.kafka.materializer import Materializer
 from streams.kafka.member import Member
 from streams.kafka.names import PROCESSORS
+from streams.kafka.presence import Presence
 from streams.kafka.registry import RegistryFollower
 from streams.kafka.replies import LocalGateways
 from streams.kafka.tail import TailError
@@ -39,6 +40,7 @@ from streams.limits import Limits
 from streams.record_types import BODY_TYPES
 from streams.runtime.codec import Codec
 from streams.runtime.failures import EngineFailedError
+from streams.runtime.logic import UnsupportedLogicError
 from streams.stores.damage import StoreError
 from streams.stores.search_attributes import PREDEFINED_ATTRIBUTES
 
@@ -53,6 +55,7 @@ class MemberProcess:
 
     def __init__(self, settings: Settings, index: int, limits: Limits, registry: Registry) -> None:
         self._settings = settings
+        self._kafka = settings.kafka.model_copy(update={"member_name": _member_name(settings, index)})
         self._index = index
         self._limits = limits
         self._metrics = registry
@@ -105,6 +108,11 @@ class MemberProcess:
                 return "gateway: the namespaces are not yet prepared"
         return ""
 
+    @property
+    def lacks_logic(self) -> bool:
+        """Whether it cannot go on because another release's code has to: starting it again does not help."""
+        return self._failure.done() and isinstance(self._failure.result(), UnsupportedLogicError)
+
     def why_stuck(self) -> str:
         """Why the process should be ended, empty when it is well."""
         if self._failure.done():
@@ -120,7 +128,7 @@ class MemberProcess:
         """Start the roles. Raises StartupError."""
         roles: set[str] = set(self._settings.serve.roles)
         try:
-            await asyncio.to_thread(Cluster(self._settings.kafka).check)
+            await asyncio.to_thread(Cluster(self._kafka).check)
             if roles & {"gateway", "materializer"}:
                 self._namespaces = await self._start_registry()
             if roles & {"gateway", "materializer", "history"}:
@@ -138,7 +146,7 @@ class MemberProcess:
         return self._settings.serve.sqlite_stores is None or self._index == 0
 
     async def _start_registry(self) -> RegistryFollower:
-        namespaces = RegistryFollower(self._settings.kafka, self._codec, self._fail_from_thread)
+        namespaces = RegistryFollower(self._kafka, self._codec, self._fail_from_thread)
         self._stack.push_async_callback(asyncio.to_thread, namespaces.stop)
         await asyncio.to_thread(namespaces.start)
         return namespaces
@@ -150,7 +158,7 @@ class MemberProcess:
 
     async def _start_materializers(self, stores: Stores) -> None:
         history = Materializer(
-            self._settings.kafka,
+            self._kafka,
             topology.HISTORY,
             stores.history_sink(),
             self._codec,
@@ -158,7 +166,7 @@ class MemberProcess:
             deletions=stores.visibility_sink(),
         )
         visibility = Materializer(
-            self._settings.kafka,
+            self._kafka,
             topology.VISIBILITY,
             stores.visibility_sink(),
             self._codec,
@@ -202,7 +210,7 @@ class MemberProcess:
             if role in roles:
                 member = Member(
                     role,
-                    self._settings.kafka,
+                    self._kafka,
                     deliver_locally=self._local.deliver,
                     materialised=self._materialised() if role == "history" else None,
                     on_end=partial(self._ended, role),
@@ -222,8 +230,11 @@ class MemberProcess:
         assert self._namespaces is not None
         settings = self._settings.serve
         partition = settings.reply_partition
+        presence = Presence(self._kafka, "gateway")
+        self._stack.push_async_callback(asyncio.to_thread, presence.stop)
+        await asyncio.to_thread(presence.start)
         engine = KafkaEngine(
-            self._settings.kafka,
+            self._kafka,
             gateway_id(settings.gateway_id, settings.port, self._index),
             self._codec,
             self._namespaces,
@@ -265,6 +276,11 @@ class MemberProcess:
     def _fail_from_thread(self, error: BaseException) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(partial(self._fail, error))
+
+
+def _member_name(settings: Settings, index: int) -> str:
+    """What a process is called in its groups, start after start."""
+    return gateway_id(settings.kafka.member_name or settings.serve.gateway_id, settings.serve.port, index)
 
 
 def gateway_id(given: str, port: int, index: int) -> str:

@@ -19,6 +19,7 @@ from server.member import MemberProcess
 from server.ports import address, check_port
 from server.process import limits_of, run_to_end, stop_signal
 from server.settings import Settings
+from server.supervisor import CANNOT_START
 from streams.limits import Limits
 
 STOP_TIMEOUT_S: Final = 30.0
@@ -56,7 +57,8 @@ async def _run(settings: Settings, index: int, limits: Limits) -> int:
             return 0
         await started
         _print_banner(settings, index, member.port, endpoint.port)
-        return await run_to_end(stopping, member, "the member cannot go on")
+        code = await run_to_end(stopping, member, "the member cannot go on")
+        return CANNOT_START if member.lacks_logic else code
 
 
 def _give_up() -> None:
