@@ -8,8 +8,9 @@ from typing import Final
 
 from gateway.metrics import Registry, Sample
 from gateway.server import Gateway
+from streams.kafka.carried import Carried
 from streams.kafka.engine import KafkaEngine
-from streams.kafka.materializer import Carried, Materializer
+from streams.kafka.materializer import Materializer
 from streams.kafka.status import MemberStatus, PartitionStatus
 
 STUCK_FOLD_MS: Final = 60_000
@@ -22,6 +23,12 @@ _PARTITIONS: Final[tuple[tuple[str, str, str, Callable[[PartitionStatus], float]
     ("odradek_partition_end_offset", "gauge", "Offset of the log's next record.", lambda p: p.end_offset),
     ("odradek_partition_lag", "gauge", "Records that wait to be folded.", lambda p: p.lag),
     ("odradek_partition_owned", "gauge", "1 once the partition is restored.", lambda p: p.state == "owned"),
+    (
+        "odradek_partition_stopped",
+        "gauge",
+        "1 while an operator has to see to the partition; readiness says why.",
+        lambda p: p.state in ("refused", "halted", "leaving"),
+    ),
     ("odradek_partition_folded_total", "counter", "Records folded.", lambda p: p.folded_total),
     (
         "odradek_partition_fold_seconds_total",
@@ -82,7 +89,8 @@ _CARRIED: Final[tuple[tuple[str, str, str, Callable[[Materializer, Carried], flo
 )
 _MATERIALIZERS: Final[tuple[tuple[str, str, str, Callable[[Materializer], float]], ...]] = (
     ("odradek_materializer_records_total", "counter", "Records read for the store.", lambda m: m.records),
-    ("odradek_materializer_damaged_total", "counter", "Records left out.", lambda m: m.damaged),
+    ("odradek_materializer_damaged_total", "counter", "Records set aside.", lambda m: m.damaged),
+    ("odradek_materializer_halted", "gauge", "Partitions that must not go on.", lambda m: len(m.halted)),
     (
         "odradek_materializer_store_down",
         "gauge",
@@ -185,6 +193,13 @@ def why_materializer_stuck(materializer: Materializer) -> str:
     silent_s = time.monotonic() - materializer.beat_s
     if silent_s * 1000 > STUCK_LOOP_MS:
         return f"materializer of {materializer.topic}: its thread was last seen {silent_s:.0f} s ago"
+    return ""
+
+
+def why_materializer_not_ready(materializer: Materializer) -> str:
+    """Why a materializer does not read all that it has been given, empty when it does."""
+    for number, reason in sorted(materializer.halted.copy().items()):
+        return f"materializer of {materializer.topic}: partition {number} is halted. {reason}"
     return ""
 
 

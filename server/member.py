@@ -36,6 +36,7 @@ from streams.kafka.presence import Presence
 from streams.kafka.registry import RegistryFollower
 from streams.kafka.replies import LocalGateways
 from streams.kafka.tail import TailError
+from streams.kafka.topic_events import TopicEvents
 from streams.limits import Limits
 from streams.record_types import BODY_TYPES
 from streams.runtime.codec import Codec
@@ -97,6 +98,10 @@ class MemberProcess:
             return "draining"
         for member in self._members:
             reason = cluster_metrics.why_not_ready(member.status)
+            if reason:
+                return reason
+        for materializer in self._materializers:
+            reason = cluster_metrics.why_materializer_not_ready(materializer)
             if reason:
                 return reason
         if self._namespaces is not None and not self._namespaces.is_whole:
@@ -242,6 +247,9 @@ class MemberProcess:
             on_failure=self._fail,
             reply_partition=None if partition is None else partition + self._index,
             local=self._local,
+            unstored=TopicEvents(
+                self._settings.kafka, self._codec, partial(stores.history_sink().positions, topology.HISTORY)
+            ),
         )
         self._stack.push_async_callback(engine.stop)
         await engine.start()

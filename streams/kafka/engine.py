@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +20,7 @@ from streams.kafka.registry import RegistryFollower
 from streams.kafka.replies import Batches, LocalGateways, RepliesReader
 from streams.kafka.settings import KafkaSettings
 from streams.kafka.tail import TailError
+from streams.kafka.topic_events import Events, TopicEvents
 from streams.kafka.wire import value_of
 from streams.runtime.codec import Codec
 from streams.runtime.failures import EngineFailedError
@@ -47,6 +48,9 @@ FLUSH_S: Final = 10.0
 READ_WAIT_S: Final = 4.0
 """How long a read waits for events on their way to the store: less than what a poll has left for its client."""
 READ_RETRY_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+TOPIC_AFTER_S: Final = 0.3
+"""How long the materializer has for events before they are looked for in their topic."""
+TOPIC_AGAIN_S: Final = 1.0
 CHANGE_WAIT_S: Final = 2.0
 """How long the answer to a change of a namespace waits for the change to be seen here."""
 WHOLE_WAIT_S: Final = 60.0
@@ -60,7 +64,8 @@ class KafkaEngine:
 
     `gateway_id` tells this gateway from all others of the cluster, and stays the same from start to start;
     `reply_partition` is the partition of `replies` that it reads, else one that follows from its id. `local` gets
-    its replies from owners in this process. `on_failure(error)` is called once, on the loop, when it cannot go on.
+    its replies from owners in this process. `unstored`, where given, finds events that are in no store yet; it is
+    stopped with the engine. `on_failure(error)` is called once, on the loop, when it cannot go on.
 
     What no owner has applied by the time a call ends may be applied later: UNAVAILABLE says nothing of that.
     """
@@ -76,6 +81,7 @@ class KafkaEngine:
         on_failure: Callable[[BaseException], None],
         reply_partition: int | None = None,
         local: LocalGateways | None = None,
+        unstored: TopicEvents | None = None,
         delivery_timeout_ms: int = DELIVERY_TIMEOUT_MS,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -84,6 +90,7 @@ class KafkaEngine:
         self._codec = codec
         self._registry = registry
         self._history = history
+        self._unstored = unstored
         self._on_failure = on_failure
         self._local = local
         self._clock_ms = clock_ms
@@ -169,6 +176,8 @@ class KafkaEngine:
             self._registry.listeners.remove(self._registry_changed)
         await asyncio.to_thread(self._producer.flush, 0 if self._failure else FLUSH_S)
         await asyncio.to_thread(self._reader.stop)
+        if self._unstored is not None:
+            await asyncio.to_thread(self._unstored.stop)
 
     @property
     def is_ready(self) -> bool:
@@ -354,39 +363,87 @@ class KafkaEngine:
     async def read_events(
         self, run_id: str, first_event_id: int, last_event_id: int, max_bytes: int
     ) -> list[tuple[int, bytes]]:
-        """See gateway.engine.Engine. Waits a little for events on their way to the store. Raises StoreError."""
-        until_s = self._loop.time() + READ_WAIT_S
+        """See gateway.engine.Engine. Events on their way to the store are waited for a little, and looked for in their
+        topic if that takes too long or the store is down. Raises StoreError.
+        """
+        if first_event_id > last_event_id:
+            return []
+        began_s = self._loop.time()
+        look_at_s = began_s + TOPIC_AFTER_S
         for wait_s in _waits():
-            found, complete = await self._read(run_id, first_event_id, last_event_id, max_bytes)
-            if complete or first_event_id > last_event_id:
+            failure: StoreError | None = None
+            try:
+                found, complete = await self._read(run_id, first_event_id, last_event_id, max_bytes)
+            except StoreError as error:
+                failure, found, complete = error, [], False
+            now_s = self._loop.time()
+            if not complete and self._unstored is not None and (failure or now_s >= look_at_s):
+                look_at_s = now_s + TOPIC_AGAIN_S
+                found, complete = await self._read_on(
+                    self._unstored, found, run_id, first_event_id, last_event_id, max_bytes, failure
+                )
+            if complete:
                 return found
-            if self._loop.time() + wait_s > until_s:
+            if failure is not None and not found:
+                raise failure
+            if self._loop.time() + wait_s > began_s + READ_WAIT_S:
                 break
             await asyncio.sleep(wait_s)
         if not found:
             raise StoreError(f"event {first_event_id} of run {run_id} has not reached the history store yet")
         return found
 
-    async def _read(
-        self, run_id: str, first_id: int, last_id: int, max_bytes: int
-    ) -> tuple[list[tuple[int, bytes]], bool]:
+    async def _read(self, run_id: str, first_id: int, last_id: int, max_bytes: int) -> tuple[Events, bool]:
         """What is there without a gap, and whether that is all that was asked for or fits."""
         start, events = self.inline.get(run_id, first_id, last_id)
-        found: list[tuple[int, bytes]] = []
+        found: Events = []
         if start > first_id:
             found = await self._history.read(run_id, first_id, start - 1, max_bytes)
-        size = sum(len(event) for _, event in found)
         if len(found) < start - first_id:
             # Whether the next one is missing or only did not fit is found out by asking for it alone.
             next_id = first_id + len(found)
             more = await self._history.read(run_id, next_id, next_id, 1) if found else []
             return found, bool(more)
-        for event_id, event in enumerate(events, start):
-            size += len(event)
-            if size > max_bytes and found:
-                return found, True
-            found.append((event_id, event))
-        return found, bool(found) and found[-1][0] == last_id
+        return _joined(found, start, events, last_id, max_bytes)
+
+    async def _read_on(
+        self,
+        unstored: TopicEvents,
+        found: Events,
+        run_id: str,
+        first_id: int,
+        last_id: int,
+        max_bytes: int,
+        failure: StoreError | None,
+    ) -> tuple[Events, bool]:
+        """The same with events behind `found` that are in no store yet. Raises `failure`, the store's, if any."""
+        next_id = first_id + len(found)
+        start, events = self.inline.get(run_id, next_id, last_id)
+        left = max_bytes - sum(len(event) for _, event in found)
+        try:
+            between, complete = await unstored.read(run_id, next_id, start - 1, left)
+        except StoreError as error:
+            LOG.warning("run %s: %s", run_id, error)
+            if failure is not None:
+                raise failure from error
+            return found, False
+        if len(between) < start - next_id:
+            return found + between, complete
+        return _joined(found + between, start, events, last_id, max_bytes)
+
+
+def _joined(
+    found: Events, start: int, events: Sequence[bytes], last_id: int, max_bytes: int
+) -> tuple[Events, bool]:
+    """`found` with the events behind it, the first of which is `start`, as far as they fit."""
+    found = list(found)
+    size = sum(len(event) for _, event in found)
+    for event_id, event in enumerate(events, start):
+        size += len(event)
+        if size > max_bytes and found:
+            return found, True
+        found.append((event_id, event))
+    return found, bool(found) and found[-1][0] == last_id
 
 
 def _plain(reply: ReplyRecord) -> Reply:

@@ -6,6 +6,7 @@ that is down is waited for; the log keeps what is not there yet.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -13,23 +14,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from streams.bodies import RunDeleted
-from streams.kafka.admin import Cluster
+from streams.kafka.admin import Cluster, ClusterError
+from streams.kafka.carried import Carried, Chained, Compacted
+from streams.kafka.dead_letters import DeadLetters, LetterError, original_headers
+from streams.kafka.feed_deletion import FeedDeletion
 from streams.kafka.groups import group_config
+from streams.kafka.log import LASTING
 from streams.kafka.names import Names
 from streams.kafka.settings import KafkaSettings
 from streams.kafka.wire import record_of
 from streams.runtime.codec import Codec
-from streams.runtime.context import Context
-from streams.runtime.logic import UnsupportedLogicError
-from streams.runtime.partition import Partition, Position
-from streams.runtime.records import Record, Undecodable, UnknownType
-from streams.runtime.tables import TableSpec
+from streams.runtime.partition import PartitionHaltedError, Position
 from streams.runtime.takeover import TakeoverRefusedError
 from streams.stores.damage import StoreError
-from streams.topology import VISIBILITY
+from streams.topology import DEAD_LETTERS, HISTORY, VISIBILITY, partition_of
 
 LOG = logging.getLogger(__name__)
 
@@ -41,7 +42,17 @@ POLL_S: Final = 0.2
 IDLE_S: Final = 600.0
 """How often an idle partition is moved on in time: stores forget what they keep for a time by that."""
 RETRY_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+OPEN_RETRY_S: Final = 1.0
+"""When a partition is looked at again whose log could not be asked."""
+HALTED_RETRY_S: Final = 30.0
+"""When one is looked at again that must not go on: somebody may have mended it."""
+OPENING_POLL_S: Final = 0.02
 BOUNDS_TIMEOUT_S: Final = 10.0
+
+_GONE: Final = LASTING | {KafkaError._LOG_TRUNCATION}
+"""Errors of a partition after which its log is looked at anew."""
+_UNDER_WAY: Final = (KafkaError._STATE, KafkaError._PREV_IN_PROGRESS)
+"""Errors of a partition whose assignment has only just begun."""
 
 
 class StoreSink(Protocol):
@@ -58,138 +69,6 @@ class StoreSink(Protocol):
 
     def close(self) -> None:
         """Leave the store."""
-
-
-class _Reader:
-    """A processor that passes on what comes next: duplicates and what is behind a gap are the partition's concern."""
-
-    name = "materializer"
-    tables: tuple[TableSpec, ...] = ()
-
-    def __init__(self, topic: str, take: Callable[[Any], None]) -> None:
-        self.input_topic = topic
-        self._take = take
-
-    def fold(self, context: Context, record: Record) -> None:
-        """See Processor."""
-        self._take(record.body)
-
-    def due(self, context: Context, key: str, payload: int) -> None:
-        """Nothing falls due here."""
-        raise NotImplementedError(key)
-
-    def judged(self, context: Context, record: Record, reason: str) -> None:
-        """What cannot be decoded is left out; it is counted where the verdict is seen."""
-
-
-class _NoRows:
-    """The rows of a partition that has no tables."""
-
-    def load(self, table: str, partition: int, key: str) -> list[tuple[str, str, bytes]]:
-        return []
-
-    def keys(self, table: str, partition: int, prefix: str) -> list[str]:
-        return []
-
-    def load_due(self, partition_name: str, after_ms: int, until_ms: int) -> list[tuple[str, int, int]]:
-        return []
-
-    def due_row(self, partition_name: str, key: str) -> tuple[int, int] | None:
-        return None
-
-
-class Carried:
-    """One partition on its way into the store. Its numbers may be read from any thread."""
-
-    def __init__(self, number: int, position: Position | None) -> None:
-        self.number = number
-        self.stored = position
-        self.offset = -1 if position is None else position.offset
-        """The last record read."""
-        self.written_offset = self.offset
-        """The last record in the store."""
-        self.end = 0
-        """Where the log ended when it was last looked."""
-        self.time_ms = 0
-        """When the last record read was appended."""
-
-    @property
-    def first(self) -> int:
-        """The offset to read from."""
-        return self.offset + 1
-
-    def take(self, record: Record) -> int:
-        """Read a record; returns how many verdicts there were. Raises UnsupportedLogicError."""
-        raise NotImplementedError
-
-    def position(self) -> Position:
-        """What is written with everything read so far."""
-        raise NotImplementedError
-
-
-class Chained(Carried):
-    """A partition of a topic that keeps every record: each is taken once, in its source's order (rule 10)."""
-
-    def __init__(
-        self, topic: str, number: int, position: Position | None, take: Callable[[Any], None]
-    ) -> None:
-        super().__init__(number, position)
-        rows = _NoRows()
-        self._partition = Partition(
-            _Reader(topic, take), number, rows, rows, lambda topic, key: 0, lambda topic: 1
-        )
-        self._parked: list[Record] = []
-        self._restored = position is None
-
-    @property
-    def first(self) -> int:
-        """That after the position, or of the first record that waits behind a gap."""
-        return self.offset + 1 if self.stored is None else min((self.offset + 1, *self.stored.parked))
-
-    def take(self, record: Record) -> int:
-        """See Carried. Raises PartitionHaltedError too."""
-        if self.stored is not None and record.offset <= self.stored.offset:
-            if record.offset in self.stored.parked:
-                self._parked.append(record)
-            return 0
-        if self.stored is not None and not self._restored:
-            self._partition.restore(self.stored, self._parked)
-            self._restored = True
-        outcome = self._partition.step(record)
-        self.offset, self.time_ms = record.offset, record.time_ms
-        return len(outcome.verdicts)
-
-    def position(self) -> Position:
-        """See Carried."""
-        if self._restored or self.stored is None:
-            return self._partition.position()
-        return self.stored
-
-
-class Compacted(Carried):
-    """A partition of a compacted topic: links of chains are missing there, and versions in the rows decide."""
-
-    def __init__(self, number: int, position: Position | None, take: Callable[[Any], None]) -> None:
-        super().__init__(number, position)
-        self._take = take
-
-    def take(self, record: Record) -> int:
-        """See Carried."""
-        body = record.body
-        if isinstance(body, UnknownType):
-            raise UnsupportedLogicError(
-                f"record {record.offset} of {record.topic}/{self.number} is of type {body.type!r}, which this "
-                "release does not know: start a newer release"
-            )
-        self.offset, self.time_ms = record.offset, record.time_ms
-        if isinstance(body, Undecodable):
-            return 1
-        self._take(body)
-        return 0
-
-    def position(self) -> Position:
-        """See Carried."""
-        return Position(self.offset, self.time_ms)
 
 
 class Materializer:
@@ -210,6 +89,7 @@ class Materializer:
         *,
         deletions: StoreSink | None = None,
         prepare: Callable[[Sequence[Any]], None] | None = None,
+        halted_retry_s: float = HALTED_RETRY_S,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.topic = topic
@@ -218,19 +98,27 @@ class Materializer:
         self._sink = sink
         self._deletions = deletions
         self._prepare = prepare
+        self._halted_retry_s = halted_retry_s
         self._codec = codec
         self._failed = failed
+        self._deletion = FeedDeletion(settings, self._kafka_topic) if topic == HISTORY else None
         self._clock_ms = clock_ms
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"materializer-{topic}", daemon=True)
+        self._letters = DeadLetters(
+            settings, lambda key: partition_of(key, settings.partitions_of(DEAD_LETTERS))
+        )
         self._bodies: list[Any] = []
         self._moved: set[int] = set()
+        self._closed: dict[int, float] = {}
         self._idle_s = time.monotonic()
         self.partitions: dict[int, Carried] = {}
-        """Those it has, by number."""
+        """Those that it reads, by number."""
+        self.halted: dict[int, str] = {}
+        """Why partitions that it has must not go on, by number."""
         self.records = 0
         self.damaged = 0
-        """Records that were left out."""
+        """Records that were set aside."""
         self.store_error = ""
         """Why the store cannot be written now, empty when it can."""
         self.beat_s = time.monotonic()
@@ -239,7 +127,8 @@ class Materializer:
     def start(self) -> None:
         """Join the group. Blocks for the cluster. Raises ClusterError."""
         role = f"materializer-{self.topic}"
-        self._consumer = Consumer(group_config(self._settings, Cluster(self._settings), role))
+        self._cluster = Cluster(self._settings)
+        self._consumer = Consumer(group_config(self._settings, self._cluster, role))
         self._consumer.subscribe(
             [self._kafka_topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )
@@ -262,18 +151,23 @@ class Materializer:
                 self.beat_s = time.monotonic()
                 self._step()
             self._write()
-        except StoreError:
+        except (StoreError, LetterError):
             LOG.warning("%s ends before its store is back; what is not in it is read again", self.topic)
         except Exception as error:
             self._failed(error)
         finally:
             self._consumer.close()
+            self._letters.close()
             self._sink.close()
             if self._deletions is not None:
                 self._deletions.close()
 
     def _step(self) -> None:
-        first = self._consumer.poll(POLL_S)
+        if self._closed:
+            self._open_closed()
+        if self._deletion is not None:
+            self._deletion.delete(self._consumer, self.partitions.values(), self._clock_ms())
+        first = self._consumer.poll(OPENING_POLL_S if self._is_opening else POLL_S)
         if first is None:
             if time.monotonic() > self._idle_s + IDLE_S:
                 self._move_idle()
@@ -286,45 +180,58 @@ class Materializer:
         self._write()
 
     def _take(self, message: Message) -> None:
-        error = message.error()
-        if error is not None:
-            self._trouble(error)
-            return
-        partition = message.partition()
-        carried = self.partitions.get(-1 if partition is None else partition)
+        error, number = message.error(), message.partition()
+        if error is not None and error.fatal():
+            raise KafkaException(error)
+        carried = self.partitions.get(-1 if number is None else number)
         if carried is None:
-            return  # revoked since
+            return  # revoked since, or closed
+        if error is not None:
+            self._trouble(carried, error)
+            return
         record = record_of(self._codec, self.topic, message)
-        verdicts = carried.take(record)
+        try:
+            letters = carried.take(record, message.leader_epoch() or 0)
+        except (TakeoverRefusedError, PartitionHaltedError) as refusal:
+            self._halt(carried.number, refusal)
+            return
         self.records += 1
         self._moved.add(carried.number)
-        if verdicts:
-            self.damaged += verdicts
-            LOG.error("record %d of %s/%d is left out", record.offset, self._kafka_topic, carried.number)
+        for letter in letters:
+            self.damaged += 1
+            LOG.error("record %d of %s is set aside: %s", record.offset, carried.where, letter.reason)
+            self._persist(lambda letter=letter: self._letters.send(letter, original_headers(message)))  # type: ignore[misc]
 
-    def _trouble(self, error: KafkaError) -> None:
-        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE) or error.fatal():
-            raise TakeoverRefusedError(
-                f"{self._kafka_topic} cannot be read on from where the store is: {error.str()}"
-            )
-        LOG.warning("%s cannot be read now: %s", self._kafka_topic, error.str())
+    def _trouble(self, carried: Carried, error: KafkaError) -> None:
+        if error.code() in _GONE:
+            LOG.warning("%s cannot be read on: %s", carried.where, error.str())
+            self._close_partition(carried.number, 0)
+        else:
+            LOG.warning("%s cannot be read now: %s", carried.where, error.str())
 
     # Writing
 
     def _write(self) -> None:
         """Write what was read since the last time, however long the store takes to be there."""
-        if not self._moved:
+        if not self._moved and not self._bodies:
             return
         taken, self._bodies = self._bodies, []
         positions = {n: self.partitions[n].position() for n in self._moved if n in self.partitions}
         self._moved = set()
         if self._prepare is not None:
             self._prepare(taken)
+        self._persist(self._letters_arrived)
         self._persist(lambda: self._write_once(taken, positions))
-        for number in positions:
+        for number, position in positions.items():
             carried = self.partitions[number]
-            carried.written_offset = carried.offset
+            carried.written(position)
             carried.end = max(carried.end, self._end(number), carried.offset + 1)
+
+    def _letters_arrived(self) -> None:
+        while not self._letters.flush():
+            self.beat_s = time.monotonic()
+            if self._stopping.is_set():
+                raise LetterError("dead letters have not arrived")
 
     def _write_once(self, bodies: Sequence[Any], positions: Mapping[int, Position]) -> None:
         if self._deletions is not None:
@@ -346,7 +253,7 @@ class Materializer:
             self._persist(lambda: self._sink.write(self.topic, (), positions))
 
     def _persist(self, action: Callable[[], None]) -> None:
-        """Do something with the store until it succeeds. The group's coordinator hears of this member meanwhile.
+        """Do something outside until it succeeds. The group's coordinator hears of this member meanwhile.
 
         Gives up when it is to stop: what is not written is read again by the next member.
         """
@@ -354,9 +261,9 @@ class Materializer:
         while True:
             try:
                 action()
-            except StoreError as error:
+            except (StoreError, LetterError) as error:
                 if not self.store_error:
-                    LOG.warning("%s waits for its store: %s", self.topic, error)
+                    LOG.warning("%s waits: %s", self.topic, error)
                 self.store_error = str(error)
                 self.beat_s = time.monotonic()
                 if self._stopping.wait(RETRY_S[min(tries, len(RETRY_S) - 1)]):
@@ -364,7 +271,7 @@ class Materializer:
                 tries += 1
             else:
                 if self.store_error:
-                    LOG.warning("%s goes on, its store is back", self.topic)
+                    LOG.warning("%s goes on", self.topic)
                     self.store_error = ""
                 return
 
@@ -373,40 +280,74 @@ class Materializer:
         _, high = self._consumer.get_watermark_offsets(TopicPartition(self._kafka_topic, number), cached=True)
         return max(high, 0)
 
+    # Partitions: closed until they are found to be what the store was written from
+
+    @property
+    def _is_opening(self) -> bool:
+        return len(self._closed) > len(self.halted)
+
+    def _open_closed(self) -> None:
+        """Look at partitions that are not read, where it is time for that."""
+        now_s = time.monotonic()
+        due = [number for number, at_s in self._closed.items() if at_s <= now_s]
+        if not due:
+            return
+        stored: dict[int, Position] = {}
+        try:
+            topic_id = self._cluster.check()[self.topic].id
+        except ClusterError as error:
+            for number in due:
+                self._halt(number, error, OPEN_RETRY_S)
+            return
+        self._persist(lambda: stored.update(self._sink.positions(self.topic)))
+        for number in due:
+            try:
+                self._open(number, topic_id, stored.get(number))
+            except TakeoverRefusedError as refusal:
+                self._halt(number, refusal)
+            except KafkaException as error:
+                if error.args[0].code() not in _UNDER_WAY:
+                    self._halt(number, error, OPEN_RETRY_S)
+
+    def _open(self, number: int, topic_id: str, position: Position | None) -> None:
+        """Have a partition delivered from where the store is. Raises TakeoverRefusedError, KafkaException."""
+        place = TopicPartition(self._kafka_topic, number)
+        low, end = self._consumer.get_watermark_offsets(place, timeout=BOUNDS_TIMEOUT_S)
+        kind = Compacted if self.topic == VISIBILITY else Chained
+        passable = self._settings.passed_over(self._kafka_topic, number)
+        carried = kind(self._kafka_topic, number, topic_id, position, self._add, passable)
+        place.offset = carried.begin(low, end)
+        self._consumer.seek(place)
+        self._consumer.resume([place])
+        self.partitions[number] = carried
+        self.halted.pop(number, None)
+        del self._closed[number]
+
+    def _add(self, body: Any) -> None:
+        self._bodies.append(body)
+
+    def _halt(self, number: int, reason: Exception, retry_s: float | None = None) -> None:
+        """Read a partition no further. What was read is written, and read again once it may go on."""
+        if self.halted.get(number) != str(reason):
+            LOG.error("%s/%d is halted: %s", self._kafka_topic, number, reason)
+        self.halted[number] = str(reason)
+        self._close_partition(number, self._halted_retry_s if retry_s is None else retry_s)
+
+    def _close_partition(self, number: int, retry_s: float) -> None:
+        self.partitions.pop(number, None)
+        self._moved.discard(number)
+        self._closed[number] = time.monotonic() + retry_s
+        with contextlib.suppress(KafkaException):  # it may just have been taken from us
+            self._consumer.pause([TopicPartition(self._kafka_topic, number)])
+
     # The group
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        stored: dict[int, Position] = {}
-        self._persist(lambda: stored.update(self._sink.positions(self.topic)))
-        places = []
-        for place in partitions:
-            carried = self._carried(place.partition, stored.get(place.partition))
-            low, carried.end = consumer.get_watermark_offsets(place, timeout=BOUNDS_TIMEOUT_S)
-            self._check(carried, low)
-            self.partitions[place.partition] = carried
-            places.append(TopicPartition(place.topic, place.partition, carried.first or OFFSET_BEGINNING))
+        places = [TopicPartition(place.topic, place.partition, OFFSET_END) for place in partitions]
         consumer.incremental_assign(places)
-
-    def _check(self, carried: Carried, low: int) -> None:
-        """Refuse a log that is not the one the store was written from. Raises TakeoverRefusedError."""
-        where = f"{self._kafka_topic}/{carried.number}"
-        if carried.first > carried.end:
-            raise TakeoverRefusedError(
-                f"{where} ends at {carried.end}, before the store's position {carried.offset}: it is another log"
-            )
-        if carried.first < low and self.topic != VISIBILITY:
-            raise TakeoverRefusedError(
-                f"{where} begins at {low}: records {carried.first} to {low - 1} are gone and not in the store; "
-                "put back a backup of the store that is not as old"
-            )
-
-    def _carried(self, number: int, position: Position | None) -> Carried:
-        if self.topic == VISIBILITY:
-            return Compacted(number, position, self._bodies_add)
-        return Chained(self.topic, number, position, self._bodies_add)
-
-    def _bodies_add(self, body: Any) -> None:
-        self._bodies.append(body)
+        if places:
+            consumer.pause(places)
+        self._closed.update(dict.fromkeys((place.partition for place in places), 0.0))
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._write()
@@ -415,5 +356,7 @@ class Materializer:
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         for place in partitions:
             self.partitions.pop(place.partition, None)
+            self.halted.pop(place.partition, None)
+            self._closed.pop(place.partition, None)
             self._moved.discard(place.partition)
         consumer.incremental_unassign(partitions)

@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from streams import avro, topology
 from streams.bodies import ReplyRecord
 from streams.kafka import wire
+from streams.kafka.dead_letters import headers_of
 from streams.kafka.names import ALL_TOPICS, REPLIES, Names, reply_partition
 from streams.kafka.partitions import Partitions
 from streams.kafka.settings import KafkaSettings
@@ -60,11 +61,12 @@ class Outlet:
         self._send(REPLIES, partition, reply.gateway.encode(), avro.encode(reply), acknowledged)
         return True
 
-    def letter(self, letter: DeadLetter, acknowledged: Acknowledged) -> None:
-        """Append a dead letter. Raises SendError."""
+    def letter(self, letter: DeadLetter, original: wire.Headers, acknowledged: Acknowledged) -> None:
+        """Append a dead letter, with the headers of the record that it is about. Raises SendError."""
         partition = self._partitions.of(topology.DEAD_LETTERS, letter.key)
         key, value = letter.key.encode(), avro.encode(letter)
-        self._send(topology.DEAD_LETTERS, partition, key, value, acknowledged)
+        headers = headers_of(letter, original)
+        self._send(topology.DEAD_LETTERS, partition, key, value, acknowledged, headers)
 
     def _send(
         self,

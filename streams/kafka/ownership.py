@@ -14,6 +14,7 @@ from confluent_kafka import Message
 from streams.bodies import HistoryBatch, ReplyRecord
 from streams.kafka import wire
 from streams.kafka.changelog import PartitionChangelog
+from streams.kafka.dead_letters import original_headers
 from streams.kafka.inline_events import InlineEvents
 from streams.kafka.outlet import Outlet
 from streams.kafka.settings import KafkaSettings
@@ -63,6 +64,7 @@ class Ownership:
         self._status = status
         self._deliver_locally = deliver_locally
         self._recent = InlineEvents()
+        self._judged: dict[int, wire.Headers] = {}
         self._next = owner.partition.offset + 1
         self._folded_since_cut = 0
         self._changed_since_ms = 0
@@ -108,6 +110,8 @@ class Ownership:
         self._member.folding_since_ms = 0
         if owner.leaving is not None:
             return
+        if owner.must_checkpoint:
+            self._judged[offset] = original_headers(message)
         self._next = offset + 1
         status.position = offset
         status.folded_total += 1
@@ -143,7 +147,8 @@ class Ownership:
         while owner.letters:
             letter = owner.letters.popleft()
             LOG.error("%s: record %d set aside: %s", letter.source, letter.offset, letter.reason)
-            outlet.letter(letter, partial(owner.letter_acknowledged, letter))
+            original = self._judged.pop(letter.offset, [])
+            outlet.letter(letter, original, partial(owner.letter_acknowledged, letter))
             status.dead_letters_total += 1
         while owner.warnings:
             LOG.warning(owner.warnings.popleft())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final
 
 from confluent_kafka import KafkaException, TopicPartition
@@ -48,14 +49,16 @@ class RecordDeletion:
                 self._begin(self._client, below, status)
 
     def _begin(self, client: AdminClient, below: int, status: PartitionStatus) -> None:
-        def done(future: Future[Any]) -> None:
-            try:
-                future.result()
-            except KafkaException as error:
-                LOG.warning("%s/%d: records were not deleted: %s", self._topic, status.partition, error)
-            else:
-                status.deleted_below = below
-
         place = TopicPartition(self._topic, status.partition, below)
         for future in client.delete_records([place]).values():
-            future.add_done_callback(done)
+            future.add_done_callback(partial(_note, place, status))
+
+
+def _note(place: TopicPartition, status: PartitionStatus, future: Future[Any]) -> None:
+    """Called on the client's own thread, which must not be left with the last reference to the client."""
+    try:
+        future.result()
+    except KafkaException as error:
+        LOG.warning("%s/%d: records were not deleted: %s", place.topic, place.partition, error)
+    else:
+        status.deleted_below = place.offset

@@ -15,7 +15,7 @@ from streams.runtime import checkpoints
 from streams.runtime.checkpoints import Checkpoint
 from streams.runtime.codec import Codec
 from streams.runtime.logic import UnsupportedLogicError
-from streams.runtime.partition import DeadLetter, Outcome, Partition, Position
+from streams.runtime.partition import LETTERS_BYTES, DeadLetter, Outcome, Partition, Position
 from streams.runtime.records import Correlation, Record, Reply
 
 
@@ -124,8 +124,12 @@ class Owner:
         self._unsent_letters.remove(letter)
 
     def cut(self) -> bool:
-        """Freeze a checkpoint of everything folded; False while one is under way or nothing is new."""
+        """Freeze a checkpoint of everything folded; False while one is under way, nothing is new, or letters have to
+        arrive first for it not to grow too large.
+        """
         if self._cut is not None or self.partition.offset <= self._checkpointed:
+            return False
+        if sum(len(letter.body) for letter in self._unsent_letters) > LETTERS_BYTES:
             return False
         outbox = [] if self._held is None else self._held.emissions
         self._cut = checkpoints.cut(

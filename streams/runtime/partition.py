@@ -25,6 +25,14 @@ TICK_LIMIT = 1_000
 PARKED_LIMIT = 10_000
 """Records that may wait behind a gap before the partition halts (fold.md rule 10)."""
 
+LETTER_BODY_BYTES = 512 * 1024
+"""What a dead letter has of a record's body at most."""
+
+LETTER_REASON_CHARS = LETTER_KEY_CHARS = 2_000
+
+LETTERS_BYTES = 4 * 1024 * 1024
+"""What dead letters in one checkpoint may amount to, about: more have to leave first."""
+
 NO_LINK = -1
 """Stands for "no emission before this one" in a record's previous origin."""
 
@@ -62,6 +70,21 @@ class DeadLetter(msgspec.Struct, frozen=True):
     type: str
     reason: str
     body: bytes
+
+
+def dead_letter(source: str, record: Record, reason: str, key: str = "") -> DeadLetter:
+    """The letter of a record of `source`; `key` is what it is about, the record's own unless given.
+
+    It has to fit into a checkpoint, and into a record (fold.md rule 8): of a body too large it has the beginning.
+    """
+    body = record.body
+    data = body.data if isinstance(body, Undecodable) else avro.encode(body)
+    reason = reason[:LETTER_REASON_CHARS]
+    if len(data) > LETTER_BODY_BYTES:
+        reason += f" (these are the first {LETTER_BODY_BYTES} of its {len(data)} bytes)"
+        data = data[:LETTER_BODY_BYTES]
+    key = (key or record.key)[:LETTER_KEY_CHARS]
+    return DeadLetter(source, record.offset, key, type(body).__name__, reason, data)
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -274,14 +297,8 @@ class Partition:
     def _judge(self, record: Record, outcome: Outcome, error: Exception, due_key: str) -> None:
         reason = f"{type(error).__name__}: {error}"
         where = traceback.extract_tb(error.__traceback__)[-1]
-        letter = DeadLetter(
-            source=self.source,
-            offset=record.offset,
-            key=due_key or record.key,
-            type=type(record.body).__name__,
-            reason=f"{reason} (in {where.name}, line {where.lineno})",
-            body=record.body.data if isinstance(record.body, Undecodable) else avro.encode(record.body),
-        )
+        reason += f" (in {where.name}, line {where.lineno})"
+        letter = dead_letter(self.source, record, reason, due_key)
         outcome.verdicts.append(letter)
         context = self._context
         context.begin(record, self.now_ms)

@@ -26,7 +26,7 @@ from streams.embedded import EmbeddedEngine
 from streams.runtime import checkpoints
 from streams.runtime.local_store import LocalHead, reason_to_wipe
 from streams.runtime.owner import Owner
-from streams.runtime.partition import NO_LINK, Partition, Position
+from streams.runtime.partition import LETTER_BODY_BYTES, LETTERS_BYTES, NO_LINK, Partition, Position
 from streams.runtime.records import Correlation, Record, Reply
 from streams.runtime.takeover import HangingTransactionError, TakeoverRefusedError, check_log, take_over
 from streams.topology import COMMANDS, workflow_key
@@ -236,6 +236,32 @@ class TestRule7:
         assert after.writable() is None
         acknowledge(after)
         assert after.writable() is not None
+
+
+class TestRule8:
+    def test_a_verdict_on_a_huge_record_fits_into_a_checkpoint(self, case: Case) -> None:
+        owner = case.take_over()
+        fold(owner, case.log.add("fail", value="x" * 3_000_000))
+        case.write(owner)
+        (letter,) = owner.letters
+        assert len(letter.body) == LETTER_BODY_BYTES
+        assert "these are the first 524288 of its 3000010 bytes" in letter.reason
+
+    def test_verdicts_wait_for_the_letters_before_them(self, case: Case) -> None:
+        owner = case.take_over()
+        while True:
+            fold(owner, case.log.add("fail", value="x" * LETTER_BODY_BYTES))
+            if not owner.cut():
+                break
+            checkpoint = owner.writable()
+            assert checkpoint is not None
+            assert len(avro.encode(checkpoint.position)) < RECORD_MAX_BYTES - LETTERS_BYTES / 2
+            case.changelog.commit(case.changelog.write(case.epoch, checkpoint, case.now_ms))
+            owner.written()
+            acknowledge_replies(owner)
+        assert sum(len(letter.body) for letter in owner.letters) > LETTERS_BYTES
+        owner.letter_acknowledged(owner.letters.popleft())
+        assert owner.cut()
 
 
 class TestRule13:
