@@ -66,15 +66,10 @@ class KafkaSettings(_Section):
     pass_over: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+/\d+@\d+$")], ...] = ()
     """Damaged records of our own that materializers leave out, each as `topic/partition@offset`: what they held is
     missing in the stores. A materializer that meets one says so, and stops there until it is told."""
-    pass_over: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+/\d+@\d+$")], ...] = ()
-    """Damaged records of our own that materializers leave out, each as `topic/partition@offset`: what they held is
-    missing in the stores. A materializer that meets one says so, and stops there until it is told."""
     delete_records: bool = True
     """Whether owners delete the records that nobody needs any more."""
     safety_span: Annotated[int, Field(ge=0)] = 10_000
     """Records below what is needed that stay in each partition of a log."""
-    history_feed_ms: Annotated[int, Field(ge=0)] = 7 * 24 * 3600 * 1000
-    """How long records of `history` stay for those who follow it, once they are in the store."""
     history_feed_ms: Annotated[int, Field(ge=0)] = 7 * 24 * 3600 * 1000
     """How long records of `history` stay for those who follow it, once they are in the store."""
 
@@ -106,11 +101,6 @@ class KafkaSettings(_Section):
     def heartbeat_interval_ms(self) -> int:
         """How often members tell their group that they live, and hear what it has for them."""
         return max(1, self.session_timeout_ms // 6)
-
-    def passed_over(self, topic: str, partition: int) -> frozenset[int]:
-        """The offsets in `pass_over` of a partition; `topic` is the name on the cluster."""
-        named = (record.split("@") for record in self.pass_over)
-        return frozenset(int(offset) for where, offset in named if where == f"{topic}/{partition}")
 
     def passed_over(self, topic: str, partition: int) -> frozenset[int]:
         """The offsets in `pass_over` of a partition; `topic` is the name on the cluster."""
