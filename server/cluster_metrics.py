@@ -11,7 +11,7 @@ from gateway.server import Gateway
 from streams.kafka.carried import Carried
 from streams.kafka.engine import KafkaEngine
 from streams.kafka.materializer import Materializer
-from streams.kafka.status import MemberStatus, PartitionStatus
+from streams.kafka.status import MemberStatus, PartitionStatus, StandbyStatus
 
 STUCK_FOLD_MS: Final = 60_000
 """A fold that takes longer is stuck: liveness turns false."""
@@ -48,6 +48,12 @@ _PARTITIONS: Final[tuple[tuple[str, str, str, Callable[[PartitionStatus], float]
         lambda p: p.restore_remaining,
     ),
     ("odradek_restore_seconds", "gauge", "Seconds that the last restore took.", lambda p: p.restore_seconds),
+    (
+        "odradek_takeover_seconds",
+        "gauge",
+        "Seconds the last takeover took, restore included.",
+        lambda p: p.takeover_seconds,
+    ),
     ("odradek_dirty_keys", "gauge", "Changed keys that are in no checkpoint.", lambda p: p.dirty_keys),
     ("odradek_checkpoint_offset", "gauge", "Offset of the last checkpoint.", lambda p: p.checkpoint_offset),
     ("odradek_checkpoint_rows", "gauge", "Rows of the last checkpoint.", lambda p: p.checkpoint_rows),
@@ -70,6 +76,22 @@ _PARTITIONS: Final[tuple[tuple[str, str, str, Callable[[PartitionStatus], float]
         "gauge",
         "How late the last tick came.",
         lambda p: p.tick_lateness_ms / 1000,
+    ),
+)
+_STANDBYS: Final[tuple[tuple[str, str, str, Callable[[StandbyStatus], float]], ...]] = (
+    (
+        "odradek_standby_following",
+        "gauge",
+        "1 once the copy has caught up.",
+        lambda s: s.state == "following",
+    ),
+    ("odradek_standby_lag", "gauge", "Changelog offsets that are not in the copy.", lambda s: s.lag),
+    ("odradek_standby_records_total", "counter", "Changelog records copied.", lambda s: s.records_total),
+    (
+        "odradek_standby_checkpoint_offset",
+        "gauge",
+        "Offset of the last checkpoint in the copy.",
+        lambda s: s.checkpoint_offset,
     ),
 )
 _CARRIED: Final[tuple[tuple[str, str, str, Callable[[Materializer, Carried], float]], ...]] = (
@@ -109,15 +131,23 @@ _ENGINE: Final[tuple[tuple[str, str, str, Callable[[KafkaEngine], float]], ...]]
 
 
 def add_partitions(registry: Registry, statuses: Sequence[MemberStatus]) -> None:
-    """Metrics of the partitions of all members of the process."""
+    """Metrics of the partitions of all members of the process, and of their copies of others'."""
 
     def samples(read: Callable[[PartitionStatus], float]) -> Iterable[Sample]:
         for status in statuses:
-            for number, partition in sorted(status.partitions.items()):
+            for number, partition in sorted(status.partitions.copy().items()):
                 yield {"processor": partition.processor, "partition": str(number)}, float(read(partition))
 
     for name, kind, description, read in _PARTITIONS:
         registry.collected(name, kind, description, lambda read=read: samples(read))  # type: ignore[misc]
+
+    def copies(read: Callable[[StandbyStatus], float]) -> Iterable[Sample]:
+        for status in statuses:
+            for number, copy in sorted(status.standbys.copy().items()):
+                yield {"processor": copy.processor, "partition": str(number)}, float(read(copy))
+
+    for name, kind, description, read_copy in _STANDBYS:
+        registry.collected(name, kind, description, lambda read=read_copy: copies(read))  # type: ignore[misc]
 
     def age(partition: PartitionStatus) -> float:
         return (
@@ -167,7 +197,7 @@ def add_gateway(registry: Registry, engine: KafkaEngine, gateway: Gateway) -> No
     registry.collected(
         "odradek_gateway_calls_in_flight",
         "gauge",
-        "Calls that wait for a reply.",
+        "Calls that wait for a reply, polls among them.",
         lambda: [({}, float(gateway.calls_in_flight))],
     )
     registry.collected(
@@ -207,7 +237,7 @@ def why_not_ready(status: MemberStatus) -> str:
     """Why a member does not own all that it has been given, empty when it does."""
     if not status.joined:
         return f"{status.role}: not yet in its group"
-    for number, partition in sorted(status.partitions.items()):
+    for number, partition in sorted(status.partitions.copy().items()):
         if partition.state != "owned":
             return f"{status.role}: partition {number} is {partition.state}. {partition.reason}".rstrip(". ")
     return ""
