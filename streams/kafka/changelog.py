@@ -195,9 +195,11 @@ class PartitionChangelog:
                 self._check_wanted()
                 if batch:
                     changed = found.take(batch)
-                    store.apply(changed, self._head(found.next_offset, found.first, since_ms))
+                    head = self._head(found.next_offset, found.first, since_ms)
+                    store.apply(changed, head, logged=False)
                     status.restored_total += len(batch)
                     status.restore_remaining = max(0, self._stable - found.next_offset)
+        store.flush()
         store.apply((), self._head(max(found.next_offset, self._stable), found.first, began_ms))
         status.restore_remaining, status.restore_seconds = 0, time.monotonic() - began_s
         LOG.info("%s: restored %d records", place.name, status.restored_total)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from rocksdict import BlockBasedOptions, Cache, Options, Rdict, RdictIter, WriteBatch
+from rocksdict import BlockBasedOptions, Cache, Options, Rdict, RdictIter, WriteBatch, WriteOptions
 
 from streams import avro
 from streams.kafka import keys, packing
@@ -169,8 +169,12 @@ class PartitionStore:
 
     # Writing
 
-    def apply(self, changed: Iterable[Change], head: Head) -> None:
-        """Write changes and what the store says of itself from then on, all or nothing. Raises StorageError."""
+    def apply(self, changed: Iterable[Change], head: Head, *, logged: bool = True) -> None:
+        """Write changes and what the store says of itself from then on, all or nothing. Raises StorageError.
+
+        What is not `logged`, at half the cost, is safe once `flush` was called, which has to come before anything
+        that is. A crash until then leaves the store at an earlier moment.
+        """
         with _storage_errors(self.path):
             batch: Any = WriteBatch(raw_mode=True)
             dues: dict[bytes, bytes | None] = {}
@@ -182,7 +186,12 @@ class PartitionStore:
                 if name.startswith(keys.DUE):
                     self._index(batch, name, value, dues)
             batch.put(_HEAD, msgspec.msgpack.encode(head))
-            self._db.write(batch)
+            self._db.write(batch, None if logged else _unlogged())
+
+    def flush(self) -> None:
+        """Have all that was applied in files. Raises StorageError."""
+        with _storage_errors(self.path):
+            self._db.flush()
 
     def _index(self, batch: Any, name: bytes, value: bytes | None, dues: dict[bytes, bytes | None]) -> None:
         """Keep the order by time that `load_due` reads. `dues` are the changes of this batch so far."""
@@ -268,6 +277,12 @@ def _options(cache_bytes: int) -> Options:
     blocks.set_block_cache(_shared_cache(cache_bytes))
     blocks.set_bloom_filter(10, False)
     options.set_block_based_table_factory(blocks)
+    return options
+
+
+def _unlogged() -> WriteOptions:
+    options = WriteOptions()
+    options.disable_wal = True  # type: ignore[method-assign,assignment]  # a property, whatever its stub says
     return options
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,25 @@ def test_it_says_what_it_holds(store: PartitionStore) -> None:
     assert store.head() is None
     store.apply([], HEAD)
     assert store.head() == HEAD
+
+
+def test_what_is_not_logged_survives_a_crash_once_it_was_flushed(
+    store: PartitionStore, tmp_path: Path
+) -> None:
+    def after_a_crash(name: str) -> PartitionStore:
+        return PartitionStore(Path(shutil.copytree(store.path, tmp_path / name)), CACHE_BYTES)
+
+    row = keys.due_key("a")
+    store.apply([(row, keys.due_value(1, 0))], HEAD)
+    store.apply([(row, keys.due_value(2, 0))], Head(LocalHead("topic-id", 8, 1_000), 3), logged=False)
+    before = after_a_crash("before")
+    assert before.due_row(NAME, "a") == (1, 0)
+    assert before.head() == HEAD
+    store.flush()
+    store.apply([], Head(LocalHead("topic-id", 9, 1_000), 3))
+    after = after_a_crash("after")
+    assert after.due_row(NAME, "a") == (2, 0)
+    assert after.head() == Head(LocalHead("topic-id", 9, 1_000), 3)
 
 
 def test_the_newest_store_that_nobody_holds_is_opened_and_the_others_go(tmp_path: Path) -> None:
