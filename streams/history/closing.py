@@ -51,6 +51,7 @@ _KEPT_KINDS = frozenset(
         state.LEFT_ACTIVITY,
         state.LEFT_TASK,
         state.HELD,
+        state.FAR,
     )
 )
 """What stays of a closed run until retention: the rest of its parts is gone with its close."""

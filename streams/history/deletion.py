@@ -24,12 +24,13 @@ IDENTITY = "history-service"
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """The run is gone with all its parts."""
+    """The run is gone with all its parts; `timer_out` tells that the timer processor may have a timer of it."""
 
     namespace: str
     workflow_id: str
     run_id: str
     armed_version: int
+    timer_out: bool
 
 
 class RemovalDue(msgspec.Struct, frozen=True):
@@ -57,7 +58,8 @@ def delete(run: Run) -> None:
     for _, query in run.entity.items(state.QUERY):
         step.reply_error(missing, Correlation(query.gateway, query.epoch, query.call_id))
     _forget_current(step, core.run_id)
-    run.note(Removed(core.namespace, core.workflow_id, core.run_id, core.armed_version))
+    timer_out = arming.is_far(run)
+    run.note(Removed(core.namespace, core.workflow_id, core.run_id, core.armed_version, timer_out))
 
 
 def _forget_current(step: Step, run_id: str) -> None:
@@ -79,10 +81,10 @@ def _removed(run: Run, fact: Removed) -> None:
 @emits_fact(Removed)
 def _tell_removed(run: Run, fact: Removed) -> None:
     context, key = run.step.context, workflow_key(fact.namespace, fact.workflow_id)
-    arming.disarm_near(run.step, run.entity.key)
-    context.emit(
-        TIMERS, key, bodies.SetTimer(fact.namespace, fact.workflow_id, fact.run_id, 0, fact.armed_version + 1)
-    )
+    arming.disarm_near(context, run.entity.key)
+    if fact.timer_out:
+        disarmed = bodies.SetTimer(fact.namespace, fact.workflow_id, fact.run_id, 0, fact.armed_version + 1)
+        context.emit(TIMERS, key, disarmed)
     tell_deleted(context, fact.namespace, fact.workflow_id, fact.run_id)
 
 

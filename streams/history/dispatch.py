@@ -6,7 +6,7 @@ from temporalio.api.common.v1 import WorkerVersionStamp
 from temporalio.api.workflowservice.v1 import PollWorkflowTaskQueueRequest
 
 from streams import bodies
-from streams.history import activities, expiry, queries, reset, responses, workflow_tasks
+from streams.history import activities, arming, expiry, queries, reset, responses, workflow_tasks
 from streams.history.calls import handles_body
 from streams.history.run import Run
 from streams.history.step import Step
@@ -115,6 +115,7 @@ def fire_timer(step: Step, body: bodies.FireTimer) -> None:
     if not run.exists:
         reset.forget(run)
         return
+    arming.fired(run, body.version)
     if run.core.armed_version != body.version:
         return
     run.change_core(armed_due_ms=0)

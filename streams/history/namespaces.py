@@ -25,6 +25,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from streams import bodies, topology
+from streams.history import arming
 from streams.history.deletion import tell_deleted
 from streams.history.errors import ALREADY_EXISTS, INVALID_ARGUMENT, NOT_FOUND, Rejected
 from streams.history.namespace_views import update_response
@@ -167,6 +168,7 @@ def _remove(context: Context, body: bodies.NamespaceRemoved) -> None:
     executions = context.table(EXECUTIONS)
     for key in executions.keys(prefix):
         executions.entity(key).clear()
+        arming.disarm_near(context, key)
         _, workflow_id, run_id = key.split(SEPARATOR)
         workflow = topology.workflow_key(body.name, workflow_id)
         tell_deleted(context, body.name, workflow_id, run_id)

@@ -216,7 +216,7 @@ def forget(run: Run) -> None:
     """Drop the pages of a reset that is not to be, if there are any."""
     if run.entity.get(COPYING) is not None:
         namespace, workflow_id, run_id = run.entity.key.split("\x1f")
-        run.note(deletion.Removed(namespace, workflow_id, run_id, 0))
+        run.note(deletion.Removed(namespace, workflow_id, run_id, 0, timer_out=True))
 
 
 # --- resetting ---

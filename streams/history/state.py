@@ -34,6 +34,7 @@ COPYING = "copying"
 COPIED_CORE = "copied-core"
 REAPPLY = "reapply"
 HELD = "held"
+FAR = "far"
 
 NORMAL = "normal"
 TRANSIENT = "transient"
@@ -329,6 +330,12 @@ class Copying(msgspec.Struct, frozen=True):
     last_hash: bytes
 
 
+class FarTimer(msgspec.Struct, frozen=True):
+    """A timer of the run is out with the timer processor, armed with `version`; near ones are kept beside the run."""
+
+    version: int
+
+
 KINDS: dict[str, type[msgspec.Struct]] = {
     CORE: Core,
     START: Blob,
@@ -357,6 +364,7 @@ KINDS: dict[str, type[msgspec.Struct]] = {
     COPIED_CORE: Core,
     REAPPLY: BufferedEvent,
     HELD: Blob,
+    FAR: FarTimer,
 }
 
 CORE_DEADLINES = frozenset(

@@ -7,7 +7,8 @@ from temporalio.api.workflowservice import v1 as api
 
 from streams import bodies
 from streams.history import errors
-from streams.topology import HISTORY, TIMERS, VISIBILITY
+from streams.runtime.logic import SUPPORTED_LOGIC_VERSION, marker
+from streams.topology import COMMANDS, HISTORY, TIMERS, VISIBILITY
 from tests.unit.history.support import DAY_MS, NAMESPACE, NAMESPACE_ID, CallError, Workflows, complete
 
 
@@ -75,12 +76,24 @@ def test_earlier_run_goes_and_the_current_one_stays(workflows: Workflows) -> Non
         describe(workflows, first)
 
 
-def test_timer_is_disarmed_before_the_history_goes(workflows: Workflows) -> None:
+def test_timer_is_disarmed_before_the_history_goes() -> None:
+    workflows = Workflows(logic_version=1)
+    workflows.start()
     workflows.step(complete())
+    workflows.fold.append(marker(COMMANDS, 0, SUPPORTED_LOGIC_VERSION))
     delete_call = bodies.Call("DeleteWorkflowExecution", NAMESPACE, "wf", "", b"")
     outcome = workflows.fold.send(delete_call, f"{NAMESPACE}/wf", 99)
     assert [record.topic for record in outcome.emissions] == [TIMERS, HISTORY, VISIBILITY]
     assert outcome.emissions[0].body.due_ms == 0
+
+
+def test_what_the_timer_processor_never_had_is_not_disarmed_there(workflows: Workflows) -> None:
+    workflows.step(complete())
+    delete_call = bodies.Call("DeleteWorkflowExecution", NAMESPACE, "wf", "", b"")
+    outcome = workflows.fold.send(delete_call, f"{NAMESPACE}/wf", 99)
+    assert [record.topic for record in outcome.emissions] == [HISTORY, VISIBILITY]
+    workflows.pass_time(2 * DAY_MS / 1000)
+    assert not any(isinstance(record.body, bodies.FireTimer) for record in workflows.fold.log)
 
 
 def test_those_who_wait_for_the_run_are_told(workflows: Workflows) -> None:
