@@ -327,6 +327,8 @@ class Member:
 
     def _look_at_ms(self, ownership: Ownership, now_ms: int) -> int:
         """When a partition wants to be looked at next."""
+        if ownership.gap_to is not None:
+            return 0
         if ownership.blocked or ownership.awaits_acknowledgements:
             return now_ms + CLOSELY_MS
         return min(ownership.tick_at_ms, ownership.checkpoint_at_ms(self._age_ms))
@@ -339,6 +341,8 @@ class Member:
         for seat in list(self._seats.values()):
             if seat.retry_at_ms and now_ms >= seat.retry_at_ms:
                 self._request(seat)
+            if seat.ownership is not None and seat.seek_to is None:
+                self._look_for_gap(seat, seat.ownership)
             if seat.seek_to is not None:
                 self._seek(seat)
             ownership = seat.ownership
@@ -453,6 +457,21 @@ class Member:
             return  # its assignment is only just under way: again at the next sweep
         self._consumer.resume([place])
         seat.seek_to = None
+        if seat.ownership is not None:
+            seat.ownership.gap_to = None
+
+    def _look_for_gap(self, seat: Seat, ownership: Ownership) -> None:
+        """Have records delivered that were left out; the ownership ends when they cannot be had."""
+        if ownership.gap_to is None:
+            return
+        first, last = ownership.next_offset, ownership.gap_to - 1
+        what = f"{self._topic}/{seat.number}: records {first} to {last} were not delivered"
+        if seat.note_gap(first):
+            LOG.warning("%s and are asked for again", what)
+        else:
+            self._end(
+                seat, "halted", f"{what}, however often they were asked for: they are gone from the log"
+            )
 
     # Ends of ownerships
 
@@ -564,6 +583,8 @@ class Member:
                 place = TopicPartition(self._topic, seat.number)
                 _, high = self._consumer.get_watermark_offsets(place, cached=True)
                 seat.status.end_offset = max(seat.status.position + 1, high)
+                if not seat.ownership.blocked:
+                    seat.note_end(seat.ownership.next_offset, high)
 
 
 def _now_ms() -> int:

@@ -57,6 +57,8 @@ class Ownership:
         self.changelog = changelog
         self.waiting: deque[Message] = deque()
         """Records that came while nothing may be folded."""
+        self.gap_to: int | None = None
+        """The offset of a record that came before others that are to be folded first, None for no such thing."""
         self._outlet = outlet
         self._codec = codec
         self._settings = settings
@@ -99,7 +101,10 @@ class Ownership:
             self.waiting.append(message)
             return
         offset = message.offset()
-        if offset is None or offset < self._next:
+        if offset is None or offset < self._next or self.gap_to is not None:
+            return
+        if offset > self._next:
+            self.gap_to = offset  # never folded over: what is in between may only not have been delivered
             return
         owner, status = self.owner, self._status
         record = wire.record_of(self._codec, owner.partition.processor.input_topic, message)

@@ -13,6 +13,11 @@ from streams.kafka.status import PartitionStatus, State
 RETRY_MS: Final = 200
 RETRY_LIMIT_MS: Final = 30_000
 
+STALLED_LOOKS: Final = 3
+"""After how many looks without a record folded, though there are some, they are asked for again."""
+GAP_LIMIT: Final = 3
+"""How often the same records are asked for that are left out, before they count as gone."""
+
 
 class Seat:
     """One assigned partition. `generation` tells results for the present attempt from those for former ones.
@@ -45,6 +50,8 @@ class Seat:
         self.held = False
         """Whether no more of it is fetched, because too much waits already."""
         self._committed = -1
+        self._stalled_at = self._gap_at = -1
+        self._stalled = self._gaps = 0
 
     def drop(self, writer: CheckpointWriter, state: State, reason: str) -> None:
         """Throw the ownership away, if there is one; whatever is under way for it is of no more interest."""
@@ -62,6 +69,24 @@ class Seat:
         self.status.state, self.status.reason = state, reason
         self.retry_at_ms = now_ms + min(RETRY_LIMIT_MS, RETRY_MS << min(self.failures, 10))
         self.failures += 1
+
+    def note_gap(self, offset: int) -> bool:
+        """Have the consumer sent back to `offset`, before which it went on; whether that is still worth a try."""
+        self._gaps = self._gaps + 1 if offset == self._gap_at else 1
+        self._gap_at = self.seek_to = offset
+        return self._gaps <= GAP_LIMIT
+
+    def note_end(self, offset: int, end: int) -> None:
+        """The record at `offset` is the next to fold, the log ends before `end`; that is looked at now and then.
+
+        Records that are there and do not come are asked for again: a seek may be overtaken by an earlier one.
+        """
+        waits = offset < end and not self.held
+        self._stalled = self._stalled + 1 if waits and offset == self._stalled_at else 0
+        self._stalled_at = offset
+        if self._stalled >= STALLED_LOOKS:
+            self._stalled = 0
+            self.seek_to = offset
 
     def note_commit(self) -> bool:
         """Whether its offset is to be committed for display: it has changed since this was last asked."""
