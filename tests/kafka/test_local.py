@@ -186,6 +186,9 @@ def test_a_pid_that_now_belongs_to_another_process_is_left_alone(directory: Path
     assert process.stop(timeout_s=0)
 
 
+@pytest.mark.timeout(
+    900
+)  # starts all parts and ten processes of the server, on whatever the machine has left
 def test_the_commands_serve_a_cluster_and_leave_nothing_behind(directory: Path) -> None:
     def local(command: str, *flags: str) -> subprocess.CompletedProcess[str]:
         arguments = [sys.executable, "-m", "deploy.local", command, "--dir", str(directory), *flags]
