@@ -21,7 +21,7 @@ from streams.kafka import keys, packing
 from streams.kafka.admin import FoundTopic
 from streams.kafka.log import Reader
 from streams.kafka.names import Names
-from streams.kafka.restoring import Restored
+from streams.kafka.restoring import CHECKPOINT_HEADER, Restored
 from streams.kafka.rocks import Head, PartitionStore, open_store, reason_against
 from streams.kafka.settings import KafkaSettings
 from streams.kafka.status import PartitionStatus
@@ -29,14 +29,13 @@ from streams.kafka.topics import wanted_topic
 from streams.runtime import local_store
 from streams.runtime.checkpoints import Checkpoint
 from streams.runtime.local_store import LocalHead
-from streams.runtime.takeover import Committed, HangingTransactionError
+from streams.runtime.takeover import Committed, HangingTransactionError, TakeoverRefusedError
 
 LOG = logging.getLogger(__name__)
 
 SETTLE_TIMEOUT_S: Final = 10.0
 """How long a former owner's transaction may take to end once it was fenced."""
 
-CHECKPOINT_HEADER: Final = "checkpoint"
 _OFFSET: Final = struct.Struct(">q")
 _SETTLE_POLL_S: Final = 0.02
 _FENCED: Final = frozenset(
@@ -71,6 +70,21 @@ class Place(msgspec.Struct, frozen=True):
     def name(self) -> str:
         """For people."""
         return f"{self.topic}/{self.partition}"
+
+    def begin(self, head: Head | None, start: int) -> int:
+        """Where to read on for a store with this head, in a changelog that begins at `start`.
+
+        Raises TakeoverRefusedError where rows are gone that the store has not.
+        """
+        wanted = 0 if head is None else head.checkpoint_offset
+        if wanted < start:
+            raise TakeoverRefusedError(
+                f"{self.name} begins at {start}: records were deleted from it, where only compaction may take any. "
+                "Bring it back from a backup; or have its last owner take it over, whose local store has them"
+            )
+        if start > 0:
+            LOG.error("%s begins at %d: what is missing is in %s alone", self.name, start, self.folder)
+        return wanted
 
     def reason_to_wipe(self, head: LocalHead, committed_end: int) -> str:
         """Why a store on this machine may not be used, empty when it may. See `local_store.reason_to_wipe`."""
@@ -183,13 +197,11 @@ class PartitionChangelog:
         place, began_s, began_ms = self._place, time.monotonic(), _now_ms()
         store = self._store = self._usable_store()
         head = store.head()
-        begin = self._reader.start_offset(place.topic, place.partition)
-        since_ms = began_ms
-        if head is not None:
-            begin, since_ms = max(begin, head.checkpoint_offset), head.local.time_ms
+        begin = place.begin(head, self._reader.start_offset(place.topic, place.partition))
+        since_ms = began_ms if head is None else head.local.time_ms
         status = self._status
         status.restored_total, status.restore_remaining = 0, max(0, self._stable - begin)
-        found = Restored(place.name, begin)
+        found = Restored(place.name, begin, self._settings.passed_over(place.topic, place.partition))
         if begin < self._stable:
             for batch in self._reader.read(place.topic, place.partition, begin):
                 self._check_wanted()

@@ -15,9 +15,10 @@ from streams.bodies import NamespaceChanged, NamespaceConfig, NamespaceRemoved
 from streams.kafka.names import Names
 from streams.kafka.settings import KafkaSettings
 from streams.kafka.tail import Tail, TailError
-from streams.kafka.wire import record_of
+from streams.kafka.wire import DAMAGED, record_of
 from streams.runtime.codec import Codec
-from streams.runtime.records import Record
+from streams.runtime.logic import UnsupportedLogicError
+from streams.runtime.records import Record, Undecodable, UnknownType
 
 LOG = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class RegistryFollower:
     """
 
     def __init__(self, settings: KafkaSettings, codec: Codec, failed: Callable[[Exception], None]) -> None:
+        self._settings = settings
         self._codec = codec
         self._topic = Names(settings.prefix).topic(topology.REGISTRY)
         self._tail = Tail("registry", settings, self._take, failed, self._at_end)
@@ -39,6 +41,8 @@ class RegistryFollower:
         self._unread: set[int] = set()
         self._moved = threading.Condition()
         self._whole = threading.Event()
+        self.damaged = 0
+        """Records that were left out."""
         self.listeners: list[Callable[[], None]] = []
         """Called on the reading thread after every change."""
 
@@ -127,11 +131,28 @@ class RegistryFollower:
             name = body.name
             namespaces.pop(name, None)
         else:
-            LOG.error(
-                "record %d of %s is left out, it is no change of a namespace", record.offset, self._topic
-            )
+            self._leave_out(record)
             return
         self._changes[name] = self._changes.get(name, 0) + 1
+
+    def _leave_out(self, record: Record) -> None:
+        """Go on past what is foreign. Raises UnsupportedLogicError, and TailError for what is ours and damaged."""
+        where, body = f"{self._topic}/{record.partition}", record.body
+        if isinstance(body, UnknownType):
+            raise UnsupportedLogicError(
+                f"{where}: record {record.offset} is of type {body.type!r}, which this release does not know: "
+                "start a newer release"
+            )
+        passable = self._settings.passed_over(self._topic, record.partition)
+        if record.source != DAMAGED and isinstance(body, Undecodable) and record.offset not in passable:
+            raise TailError(
+                f"{where}: record {record.offset} of {record.source} ({body.type}, key {record.key!r}) is damaged "
+                f"({body.reason}), and without it a namespace would be wrong. Bring the topic back from a backup; or "
+                f"have the change made again and the record left out, with {where}@{record.offset} in the setting "
+                "`kafka.pass_over`"
+            )
+        self.damaged += 1
+        LOG.error("%s: record %d is left out, it is no change of a namespace", where, record.offset)
 
     def _at_end(self, partition: int, offset: int) -> None:
         with self._moved:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+from typing import Final
+
 from confluent_kafka import Message
 
 from streams import avro
@@ -9,17 +12,21 @@ from streams.kafka import keys
 from streams.runtime.partition import Position
 from streams.runtime.takeover import Committed, TakeoverRefusedError
 
+CHECKPOINT_HEADER: Final = "checkpoint"
+"""The header of every record of a checkpoint, which says which one that is."""
+
 
 class Restored:
     """What reading a changelog from `begin` on has found so far: the last position and the rows that came with it.
 
-    `name` is the changelog's partition, for people. `next_offset` is behind what was read, `first` where the
-    checkpoint begins that was read last.
+    `name` is the changelog's partition, for people; records at offsets in `passable` that are of no checkpoint are left
+    out. `next_offset` is behind what was read, `first` where the checkpoint begins that was read last.
     """
 
-    def __init__(self, name: str, begin: int) -> None:
+    def __init__(self, name: str, begin: int, passable: Container[int] = ()) -> None:
         self.next_offset = self.first = begin
         self._name = name
+        self._passable = passable
         self._checkpoint: bytes | None = None
         self._rows: dict[bytes, bytes | None] = {}
         self._position: Position | None = None
@@ -29,12 +36,14 @@ class Restored:
         """Go on with records, and return what they change. Raises TakeoverRefusedError."""
         changed: list[keys.Change] = []
         for message in batch:
-            key, value, headers = message.key(), message.value(), message.headers()
-            offset = message.offset()
-            if key is None or offset is None or not isinstance(headers, list) or not headers:
-                raise TakeoverRefusedError(f"{self._name}: record {offset} is not one of a checkpoint")
-            checkpoint = headers[0][1]
-            assert isinstance(checkpoint, bytes)
+            key, value, offset = message.key(), message.value(), message.offset()
+            assert offset is not None
+            checkpoint = _checkpoint_of(message)
+            if key is None or checkpoint is None:
+                if offset not in self._passable:
+                    raise self._refusal(offset, "is not one of a checkpoint: somebody else wrote it")
+                self.next_offset = offset + 1
+                continue
             if checkpoint != self._checkpoint:
                 self._checkpoint, self._rows, self.first = checkpoint, {}, offset
             changed.append((key, value))
@@ -49,7 +58,9 @@ class Restored:
         try:
             self._position = avro.decode(Position, value)
         except avro.DecodeError as error:
-            raise TakeoverRefusedError(f"{self._name}: record {offset} is damaged: {error}") from error
+            raise TakeoverRefusedError(
+                f"{self._name}: record {offset} is damaged: {error}. Bring the changelog back from a backup"
+            ) from error
         self._with_position = self._rows
 
     @property
@@ -67,5 +78,23 @@ class Restored:
                 else:
                     rows.append(keys.row(key, value))
             except ValueError as error:
-                raise TakeoverRefusedError(f"{self._name}: {key!r} is damaged: {error}") from error
+                raise TakeoverRefusedError(
+                    f"{self._name}: {key!r} is damaged: {error}. Bring the changelog back from a backup"
+                ) from error
         return Committed(self._position, tuple(rows), tuple(dues))
+
+    def _refusal(self, offset: int, what: str) -> TakeoverRefusedError:
+        return TakeoverRefusedError(
+            f"{self._name}: record {offset} {what}. Where compaction may have put it in place of a row, bring the "
+            f"changelog back from a backup; else have it left out, with {self._name}@{offset} in the setting "
+            "`kafka.pass_over`"
+        )
+
+
+def _checkpoint_of(message: Message) -> bytes | None:
+    """Which checkpoint a record is of, None for none."""
+    headers = message.headers()
+    if isinstance(headers, list) and headers and headers[0][0] == CHECKPOINT_HEADER:
+        content = headers[0][1]
+        return content if isinstance(content, bytes) else None
+    return None

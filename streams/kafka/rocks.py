@@ -7,7 +7,9 @@ A copy of the changelog, for restarts on the same disk and for reading what is n
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import shutil
 import struct
 import threading
@@ -31,6 +33,18 @@ LOG = logging.getLogger(__name__)
 _BY_TIME: Final = b"t"
 _HEAD: Final = b"h"
 _TIME: Final = struct.Struct(">Q")
+_MACHINE: Final = tuple(
+    os.strerror(code)
+    for code in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.EACCES,
+        errno.EROFS,
+    )
+)
 _MEMTABLE_BYTES: Final = 8 * 1024 * 1024
 
 _cache_lock = threading.Lock()
@@ -207,9 +221,15 @@ class PartitionStore:
 
     def close(self) -> None:
         """Let go of the directory; again does nothing."""
-        if not self._closed:
-            self._closed = True
+        if self._closed:
+            return
+        self._closed = True
+        try:
             self._db.close()
+        except Exception as error:
+            LOG.warning("the local store %s cannot write any more: %s", self.path, error)
+        finally:
+            del self._db  # whatever came of it: with the last reference goes the lock on the directory
 
     def wipe(self) -> None:
         """Close it and remove what it held."""
@@ -231,6 +251,8 @@ def open_store(folder: Path, cache_bytes: int, reason_to_wipe: Callable[[LocalHe
             except Exception as error:
                 if _is_locked(error):
                     continue
+                if _is_of_the_machine(error):
+                    raise  # it is none the worse for that
                 LOG.warning("the local store %s is wiped: it cannot be opened: %s", path, error)
                 shutil.rmtree(path, ignore_errors=True)
                 continue
@@ -250,6 +272,11 @@ def reason_against(store: PartitionStore, reason_to_wipe: Callable[[LocalHead], 
     except StorageError as error:
         return str(error)
     return "it says nothing of itself" if head is None else reason_to_wipe(head.local)
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether the disk has no room, or the process no more files: nothing that a store could help."""
+    return any(words in str(error) for words in _MACHINE)
 
 
 def _is_locked(error: Exception) -> bool:

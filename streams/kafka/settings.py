@@ -64,8 +64,8 @@ class KafkaSettings(_Section):
     block_cache_bytes: _Count = 64 * 1024 * 1024
     """Memory of a process for blocks of its RocksDB stores."""
     pass_over: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+/\d+@\d+$")], ...] = ()
-    """Damaged records of our own that materializers leave out, each as `topic/partition@offset`: what they held is
-    missing in the stores. A materializer that meets one says so, and stops there until it is told."""
+    """Damaged records in topics of our own that are left out, each as `topic/partition@offset`: what they held is
+    missing from then on. Whoever meets one says so, and stops there until he is told."""
     delete_records: bool = True
     """Whether owners delete the records that nobody needs any more."""
     safety_span: Annotated[int, Field(ge=0)] = 10_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -48,17 +48,22 @@ _STOP_WAIT_S: Final = 10.0
 class Copy:
     """One partition that is followed. Whoever uses it holds the lock of its `Standbys`."""
 
-    def __init__(self, place: Place, store: PartitionStore, start_offset: int, status: StandbyStatus) -> None:
+    def __init__(
+        self,
+        place: Place,
+        store: PartitionStore,
+        start_offset: int,
+        status: StandbyStatus,
+        passable: Container[int],
+    ) -> None:
         self.place = place
         self.store = store
         self.status = status
         head = store.head()
-        begin, self.since_ms = start_offset, _now_ms()
-        if head is not None:
-            begin, self.since_ms = max(begin, head.checkpoint_offset), head.local.time_ms
-        self.begin = begin
-        self._found = Restored(place.name, begin)
-        status.next_offset = begin
+        self.since_ms = _now_ms() if head is None else head.local.time_ms
+        self.begin = place.begin(head, start_offset)
+        self._found = Restored(place.name, self.begin, passable)
+        status.next_offset = self.begin
 
     def take(self, batch: list[Message]) -> None:
         """Go on with records. Raises StorageError, TakeoverRefusedError."""
@@ -258,7 +263,7 @@ class Standbys:
         copy, reason = None, ""
         try:
             copy = self._copy(number, status)
-        except (StorageError, ReadError, ClusterError) as error:
+        except (StorageError, ReadError, ClusterError, TakeoverRefusedError) as error:
             reason = str(error)
         with self._lock:
             del self._opening[number]
@@ -290,7 +295,7 @@ class Standbys:
         )
         try:
             start = start_offsets(client, place.topic, [number])[number]
-            copy = Copy(place, store, start, status)
+            copy = Copy(place, store, start, status, self._settings.passed_over(place.topic, number))
         except BaseException:
             store.close()
             raise

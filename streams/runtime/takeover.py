@@ -97,7 +97,7 @@ def check_rows(name: str, committed: Committed) -> None:
     if count != position.row_count or found != position.checksum:
         raise TakeoverRefusedError(
             f"{name}: the checkpoint at offset {position.offset} is torn: "
-            f"it was written with {position.row_count} rows, {count} were found"
+            f"it was written with {position.row_count} rows, {count} were found. Bring the changelog back from a backup"
         )
 
 
@@ -105,24 +105,32 @@ def check_log(name: str, position: Position | None, log: Log) -> None:
     """Refuse a log that is not the one the checkpoint was taken of. Raises TakeoverRefusedError."""
     if position is None:
         if log.start > 0:
-            raise TakeoverRefusedError(f"{name}: no checkpoint, but the log begins at offset {log.start}")
+            raise TakeoverRefusedError(
+                f"{name}: no checkpoint, but the log begins at offset {log.start}: the changelog was lost, and what it "
+                "stood for cannot be folded again. Bring the changelog back from a backup"
+            )
         return
     offset = position.offset
     if position.topic_id != log.topic_id:
         raise TakeoverRefusedError(
-            f"{name}: the checkpoint is of topic {position.topic_id}, the log is topic {log.topic_id}"
+            f"{name}: the checkpoint is of topic {position.topic_id}, the log is topic {log.topic_id}: it was made "
+            "anew. Bring the former one back with its records; or, if they are lost for good, begin anew under another "
+            "prefix, with empty stores"
         )
     first = min((offset + 1, *position.parked))
     if first < log.start:
         raise TakeoverRefusedError(
-            f"{name}: records {first} to {log.start - 1} are gone from the log; the checkpoint is at {offset}"
+            f"{name}: records {first} to {log.start - 1} are gone from the log; the checkpoint is at {offset}. "
+            "Bring them back with a backup of the log: what they asked for was accepted and is not in the tables"
         )
     if offset >= log.end:
         raise TakeoverRefusedError(
-            f"{name}: the checkpoint is at offset {offset}, beyond the end of the log at {log.end}"
+            f"{name}: the checkpoint is at offset {offset}, beyond the end of the log at {log.end}: the log was cut "
+            f"off. Bring back a replica or a backup that has record {offset}"
         )
     if offset >= log.start and log.leader_epoch(offset) != position.leader_epoch:
         raise TakeoverRefusedError(
-            f"{name}: record {offset} was of leader epoch {position.leader_epoch}, "
-            f"the log has it in {log.leader_epoch(offset)}"
+            f"{name}: record {offset} was of leader epoch {position.leader_epoch}, the log has it in "
+            f"{log.leader_epoch(offset)}: the log was cut off and went on otherwise. Bring back a replica or a backup "
+            "in which it is as it was"
         )
