@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Callable
 
 import pytest
 
 from tests.cluster.checking import check_equality, check_nothing_set_aside
 from tests.faults.orders import under_load
-from tests.support.cluster import FOLDING, PARTITIONS, Cluster, RoleProcess
+from tests.support.cluster import FOLDING, PARTITIONS, Cluster
 
 ROUNDS = 3
 LOAD = 3
@@ -42,7 +43,7 @@ async def test_members_come_and_go_while_others_restore(cluster: Cluster) -> Non
                 shutil.rmtree(first.state)
                 spare.start()
                 first.start()
-                await load.alongside(_until(cluster, lambda: _restores(spare, first)))
+                await load.alongside(_until(cluster, lambda: bool(spare.assigned())))
                 if number % 2:
                     await asyncio.to_thread(spare.kill)
                 else:
@@ -57,10 +58,5 @@ async def test_members_come_and_go_while_others_restore(cluster: Cluster) -> Non
     await asyncio.to_thread(check_equality, cluster, stopped=True)
 
 
-def _restores(*processes: RoleProcess) -> bool:
-    """Whether one of them has a partition that it has yet to restore, or has restored some already."""
-    return any(process.assigned() for process in processes)
-
-
-async def _until(cluster: Cluster, true: object) -> None:
+async def _until(cluster: Cluster, true: Callable[[], bool]) -> None:
     await asyncio.to_thread(cluster.wait, true)
