@@ -46,6 +46,7 @@ Own = Callable[[Parts, int, ClusterSizes, Choices], Awaitable[dict[str, Any]]]
 OWN: dict[str, Own] = {
     "hop": hop.measure,
     "failover": failover.measure,
+    "failover-standby": failover.measure_with_standbys,
     "restore": restore.measure,
     "growth": growth.measure,
 }

@@ -130,11 +130,10 @@ class _Loader:
         owned = [self._take_over(number) for number in range(count)]
         try:
             rows = next(found for ownership in owned if (found := self._rows_of_template(ownership)))
-            copies: list[list[Template]] = [[] for _ in range(count)]
+            copies: list[list[int]] = [[] for _ in range(count)]
             for number in numbers:
-                copy = self._template.copy(number)
-                key = topology.workflow_key(NAMESPACE, copy.workflow_id)
-                copies[topology.partition_of(key, count)].append(copy)
+                key = topology.workflow_key(NAMESPACE, self._template.copy(number).workflow_id)
+                copies[topology.partition_of(key, count)].append(number)
             for ownership, own in zip(owned, copies, strict=True):
                 self._write(ownership, rows, own)
         finally:
@@ -168,7 +167,7 @@ class _Loader:
             raise RuntimeError("the workflow to be copied has a deadline: its copies would not be idle")
         return rows
 
-    def _write(self, ownership: Ownership, rows: list[tuple[bytes, bytes]], copies: list[Template]) -> None:
+    def _write(self, ownership: Ownership, rows: list[tuple[bytes, bytes]], copies: list[int]) -> None:
         """Add copies, a checkpoint at a tick each; the last one is of a tick alone."""
         slices = [copies[n : n + CHECKPOINT_WORKFLOWS] for n in range(0, len(copies), CHECKPOINT_WORKFLOWS)]
         for message in self._ticks(ownership, len(slices) + 1):
@@ -209,12 +208,13 @@ class _Loader:
         return [message for batch in batches for message in batch]
 
     def _with_copies(
-        self, checkpoint: Checkpoint, rows: list[tuple[bytes, bytes]], copies: list[Template]
+        self, checkpoint: Checkpoint, rows: list[tuple[bytes, bytes]], copies: list[int]
     ) -> Checkpoint:
         own = self._template
         workflow_id, run_id = own.workflow_id.encode(), own.run_id.encode()
         made: list[Row] = []
-        for copy in copies:
+        for number in copies:
+            copy = own.copy(number)
             new_id, new_run = copy.workflow_id.encode(), copy.run_id.encode()
             made.extend(
                 keys.row(*(text.replace(workflow_id, new_id).replace(run_id, new_run) for text in row))

@@ -15,13 +15,16 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import SignalWorkflowExecutionRequest, WorkflowServiceStub
 
 from benchmarks.cluster import bulk, metrics
-from benchmarks.cluster.parts import SESSION_MS, Parts, Site
+from benchmarks.cluster.parts import Parts, Site
 from benchmarks.cluster.scenarios import ClusterSizes
 from benchmarks.cluster.servers import Choices, ClusterServer, serve_ours
 from streams import topology
 
 LAYOUT: Final = ("gateway,materializer", "history,matching,timer", "history,matching,timer")
 """The gateway lives on; of the two owners, each on a disk of its own, the first is killed."""
+
+SESSION_MS: Final = 6_000
+"""After what silence a member is taken for dead."""
 
 LANES: Final = 4
 """Callers for each partition, one signal after another."""
@@ -38,13 +41,27 @@ _SHARED_S: Final = 60.0
 
 async def measure(parts: Parts, port: int, sizes: ClusterSizes, choices: Choices) -> dict[str, Any]:
     """Two owners share twice `sizes.failover_workflows`; the one that is killed has half of them."""
-    site = Site("odradek_failover", parts)
+    return await _measure(Site("odradek_failover", parts), port, sizes, choices, standbys=0)
+
+
+async def measure_with_standbys(
+    parts: Parts, port: int, sizes: ClusterSizes, choices: Choices
+) -> dict[str, Any]:
+    """The same where each keeps copies of what the other owns."""
+    return await _measure(Site("odradek_standbys", parts), port, sizes, choices, standbys=1)
+
+
+async def _measure(
+    site: Site, port: int, sizes: ClusterSizes, choices: Choices, *, standbys: int
+) -> dict[str, Any]:
+    kafka = {"session_timeout_ms": SESSION_MS, "standbys": standbys}
     await asyncio.to_thread(site.make)
     try:
         numbers = range(2 * sizes.failover_workflows)
         template = await bulk.fill(site, port, choices, numbers)
-        async with serve_ours(site, port, Choices(LAYOUT, choices.partitions)) as server:
-            return await _fail_over(server, _by_partition(template, numbers, choices), sizes)
+        ids = _by_partition(template, numbers, choices)
+        async with serve_ours(site, port, Choices(LAYOUT, choices.partitions), kafka=kafka) as server:
+            return await _fail_over(server, ids, sizes, followed=standbys > 0)
     finally:
         await asyncio.to_thread(site.remove)
 
@@ -59,9 +76,13 @@ def _by_partition(template: bulk.Template, numbers: range, choices: Choices) -> 
     return ids
 
 
-async def _fail_over(server: ClusterServer, ids: list[list[str]], sizes: ClusterSizes) -> dict[str, Any]:
+async def _fail_over(
+    server: ClusterServer, ids: list[list[str]], sizes: ClusterSizes, *, followed: bool
+) -> dict[str, Any]:
     _, first, second = server.metrics_ports
     owned = await _shared(first, second, len(ids))
+    if followed:
+        await _until_followed(second, owned)
     calls = _Calls(server.address, ids)
     try:
         await asyncio.sleep(BEFORE_S)
@@ -106,6 +127,19 @@ async def _shared(first: int, second: int, count: int) -> list[int]:
 def _owned(found: Mapping[str, float]) -> list[int]:
     prefix = 'odradek_partition_owned{processor="history",partition="'
     return [int(key[len(prefix) : -2]) for key, value in found.items() if key.startswith(prefix) and value]
+
+
+async def _until_followed(port: int, partitions: list[int]) -> None:
+    """Return once a process has copies of these partitions that lack nothing."""
+    deadline_s = time.monotonic() + _SHARED_S
+    while time.monotonic() < deadline_s:
+        found = await asyncio.to_thread(metrics.read, (port,))
+        labels = [('processor="history"', f'partition="{number}"') for number in partitions]
+        following = [metrics.total(found, "odradek_standby_following", *own) for own in labels]
+        if all(following) and not any(metrics.total(found, "odradek_standby_lag", *own) for own in labels):
+            return
+        await asyncio.sleep(_WATCH_S)
+    raise RuntimeError(f"there were no copies of partitions {partitions} within {_SHARED_S:.0f} s")
 
 
 async def _until_owned(port: int, count: int, deadline_s: float) -> float:

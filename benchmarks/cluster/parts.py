@@ -21,9 +21,6 @@ from deploy.local.postgres import USER, PostgresServer
 PORTS = 5
 """How many ports the parts take."""
 
-SESSION_MS = 6_000
-"""After what silence the broker takes a member of a group for dead."""
-
 REQUEST_S = 60
 QUIET_SHARE = 0.1
 QUIET_S = 2.0
@@ -40,11 +37,7 @@ class Parts:
     def __init__(self, first_port: int) -> None:
         self.directory = WORK / "cluster"
         port = first_port
-        self.kafka = KafkaCluster(
-            self.directory / "kafka",
-            [BrokerPorts(port, port + 1)],
-            {"group.consumer.session.timeout.ms": str(SESSION_MS)},
-        )
+        self.kafka = KafkaCluster(self.directory / "kafka", [BrokerPorts(port, port + 1)])
         self.cassandra = CassandraNode(
             self.directory / "cassandra",
             CassandraPorts(port + 2, port + 3),

@@ -64,6 +64,8 @@ CLUSTER_QUICK: Final = ClusterSizes(
     growth_pairs=1,
 )
 
+_FAILOVER_SHOWN: Final = ("owned_workflows", "gap_s", "takeover_s")
+
 CLUSTER_SCENARIOS: Final = {
     scenario.name: scenario
     for scenario in (
@@ -112,7 +114,14 @@ CLUSTER_SCENARIOS: Final = {
             "failover",
             "SIGKILL of the owner of 100,000 open workflows under load",
             (Requirement("gap_beyond_session_s", "limit", 2),),
-            ("owned_workflows", "gap_s", "takeover_s", "restore_s"),
+            (*_FAILOVER_SHOWN, "restore_s"),
+            peer=False,
+        ),
+        Scenario(
+            "failover-standby",
+            "the same where the other owner has a copy",
+            (Requirement("gap_beyond_session_s", "limit", 2), Requirement("restore_s", "limit", 0.5)),
+            _FAILOVER_SHOWN,
             peer=False,
         ),
         Scenario(
