@@ -58,6 +58,9 @@ POLL_MS: Final = 100
 CLOSELY_MS: Final = 2
 """The same while a checkpoint waits for acknowledgements, or a partition for its checkpoint."""
 
+TAKING_MS: Final = 10
+"""The same while a takeover is under way."""
+
 WAITING_LIMIT: Final = 2_000
 """Records of a partition kept in memory while it cannot go on; more stay on the broker."""
 
@@ -337,7 +340,8 @@ class Member:
         """Do what is due by the clock."""
         if not self.status.joined and now_ms >= self._joined_by_ms:
             self.status.joined = True  # a group with more members than partitions tells some of them nothing
-        next_ms = now_ms + POLL_MS
+        taking = any(seat.is_taken_over for seat in self._seats.values())
+        next_ms = now_ms + (TAKING_MS if taking else POLL_MS)
         for seat in list(self._seats.values()):
             if seat.retry_at_ms and now_ms >= seat.retry_at_ms:
                 self._request(seat)
@@ -385,6 +389,7 @@ class Member:
     def _request(self, seat: Seat) -> None:
         seat.retry_at_ms = 0
         seat.requested_ms = _now_ms()
+        self._sweep_at_ms = 0
         generation = seat.generation
         standby, seat.standby = seat.standby, None
         self._takeovers.submit(

@@ -88,6 +88,11 @@ class Seat:
             self._stalled = 0
             self.seek_to = offset
 
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether a takeover is under way."""
+        return self.ownership is None and not self.retry_at_ms
+
     def note_commit(self) -> bool:
         """Whether its offset is to be committed for display: it has changed since this was last asked."""
         changed = self.status.checkpoint_offset > self._committed

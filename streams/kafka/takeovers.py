@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
+from confluent_kafka import KafkaException
 
 from streams import avro
 from streams.kafka.admin import Cluster
@@ -126,9 +128,14 @@ class Takeovers:
 
     def _run(self) -> None:
         reader: Reader | None = None
+        # Who has copies for a quick takeover has connections for it, too.
+        keep = self._settings.standbys > 0
+        if keep:
+            with contextlib.suppress(KafkaException):
+                reader = self._open_reader()
         while True:
             try:
-                request = self._requests.get(timeout=None if reader is None else _IDLE_S)
+                request = self._requests.get(timeout=None if reader is None or keep else _IDLE_S)
             except queue.Empty:
                 assert reader is not None
                 reader.close()
