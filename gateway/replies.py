@@ -20,6 +20,8 @@ class Replies:
         self._last = 0
         self._awaited: dict[int, asyncio.Future[Reply]] = {}
         self.not_awaited: NotAwaited | None = None
+        self.not_awaited_total = 0
+        """Replies that nobody awaited any more."""
 
     def begin(self, epoch: int) -> None:
         """Start numbering under `epoch`, in milliseconds."""
@@ -41,7 +43,9 @@ class Replies:
         future = self._awaited.pop(id, None)
         if future is not None and not future.done():
             future.set_result(reply)
-        elif self.not_awaited is not None:
+            return
+        self.not_awaited_total += 1
+        if self.not_awaited is not None:
             self.not_awaited(id, reply)
 
     def __len__(self) -> int:

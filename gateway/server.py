@@ -124,6 +124,11 @@ class Gateway:
         return len(self._backend.replies)
 
     @property
+    def replies_not_awaited(self) -> int:
+        """Replies that came when nobody awaited them any more."""
+        return self._backend.replies.not_awaited_total
+
+    @property
     def waiting_polls(self) -> int:
         """Workers' polls that wait for a task."""
         return self._polls.waiting

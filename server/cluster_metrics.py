@@ -201,6 +201,12 @@ def add_gateway(registry: Registry, engine: KafkaEngine, gateway: Gateway) -> No
         lambda: [({}, float(gateway.calls_in_flight))],
     )
     registry.collected(
+        "odradek_gateway_late_replies_total",
+        "counter",
+        "Replies that nobody awaited any more.",
+        lambda: [({}, float(gateway.replies_not_awaited))],
+    )
+    registry.collected(
         "odradek_gateway_waiting_polls",
         "gauge",
         "Polls that wait for a task.",

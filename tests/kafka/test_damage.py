@@ -421,7 +421,7 @@ def test_a_full_disk_ends_ownerships_harms_nothing_and_is_got_over(
     checkpointed(member, settings)
     ballast = small_disk / "ballast"
     _fill(ballast)
-    _set_timers(settings, 15_000)
+    _set_timers(settings, 4_500)
     wait_for(lambda: "No space left on device" in refusal(member))
     folder = small_disk / settings.prefix / "timer-0"
     paths = list(folder.iterdir())
@@ -431,8 +431,8 @@ def test_a_full_disk_ends_ownerships_harms_nothing_and_is_got_over(
     end = member.status.partitions[0].end_offset
     wait_for(lambda: member.status.partitions[0].checkpoint_offset >= end - 1)
     member.stop()
-    assert len(_timers_of(settings, alone)) == 15_000
-    assert len(_timers_of(settings.model_copy(update={"state_directory": tmp_path / "new"}), alone)) == 15_000
+    assert len(_timers_of(settings, alone)) == 4_500
+    assert len(_timers_of(settings.model_copy(update={"state_directory": tmp_path / "new"}), alone)) == 4_500
 
 
 def _fill(path: Path) -> None:
@@ -449,7 +449,7 @@ def _set_timers(settings: KafkaSettings, count: int) -> None:
     producer = Producer(settings.producer())
     topic = Names(settings.prefix).topic(topology.TIMERS)
     for number in range(count):
-        body = bodies.SetTimer("ns", f"{number:05}-{'w' * 990}", "run", (1 << 50) + number, 1)
+        body = bodies.SetTimer("ns", f"{number:05}-{'w' * 2_990}", "run", (1 << 50) + number, 1)
         record = Record(
             topology.TIMERS, 0, "ns/wf", body, source="test", origin_epoch=1, origin_offset=number + 1
         )

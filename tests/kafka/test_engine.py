@@ -31,6 +31,7 @@ from streams.record_types import BODY_TYPES
 from streams.runtime.codec import Codec
 from streams.runtime.records import Correlation, Record, Reply
 from streams.stores.damage import StoreError
+from tests.support.cluster_server import wait_until
 
 CODEC = Codec(BODY_TYPES)
 PARTITIONS = 3
@@ -84,6 +85,11 @@ class Owners:
         self._producer.produce(
             self._names.topic(REPLIES), avro.encode(reply), reply.gateway.encode(), partition
         )
+        assert self._producer.flush(20) == 0
+
+    def send_raw(self, topic: str, partition: int, key: bytes, value: bytes | None) -> None:
+        """Send anything."""
+        self._producer.produce(self._names.topic(topic), value, key, partition)
         assert self._producer.flush(20) == 0
 
     def register(self, name: str, offset: int) -> None:
@@ -235,6 +241,28 @@ async def test_rule_18_replies_to_others_and_to_earlier_epochs_are_counted_and_d
     owners.reply(ReplyRecord(gateway.address, gateway.epoch, 1, body=b"mine"))
     assert await gateway.reply() == (1, Reply(body=b"mine"))
     assert (engine.strangers, engine.former, engine.damaged) == (1, 1, 0)
+
+
+async def test_rule_18_a_damaged_reply_is_counted_and_dropped(
+    engine: KafkaEngine, gateway: Gateway, owners: Owners
+) -> None:
+    owners.send_raw(REPLIES, REPLY_PARTITION, gateway.address.encode(), b"\xff")
+    owners.send_raw(REPLIES, REPLY_PARTITION, gateway.address.encode(), None)
+    owners.reply(ReplyRecord(gateway.address, gateway.epoch, 1, body=b"mine"))
+    assert await gateway.reply() == (1, Reply(body=b"mine"))
+    assert (engine.strangers, engine.damaged) == (0, 2)
+
+
+async def test_rule_18_a_gateway_is_unready_while_its_replies_have_no_leader(
+    engine: KafkaEngine, gateway: Gateway, owners: Owners, broker: KafkaCluster
+) -> None:
+    assert engine.is_ready
+    broker.kill()
+    await asyncio.to_thread(wait_until, lambda: not engine.is_ready)
+    broker.start()
+    await asyncio.to_thread(wait_until, lambda: engine.is_ready)
+    owners.reply(ReplyRecord(gateway.address, gateway.epoch, 1, body=b"late"))
+    assert await gateway.reply() == (1, Reply(body=b"late"))
 
 
 async def test_rule_18_a_reply_from_before_the_start_is_not_read(
