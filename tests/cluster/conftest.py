@@ -1,6 +1,6 @@
 """One cluster of real parts, with two processes a role, which every test finds whole and at work.
 
-Ports are out of ODRADEK_PORTS. What the processes wrote stays when a test fails.
+Ports are out of ODRADEK_TEST_PORTS. What the processes wrote stays when a test fails.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from deploy.local.postgres import PostgresServer
 from tests.support.cluster import Cluster, Parts, watchful_brokers
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
     """Where settings, logs and states of processes are; kept when a test failed."""
     path = Path(tempfile.mkdtemp(prefix="odradek-cluster-"))
@@ -26,7 +26,7 @@ def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
         shutil.rmtree(path)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def parts(parts_directory: Path, cassandra: CassandraNode, postgres: PostgresServer) -> Iterator[Parts]:
     """One broker, and the stores of the test run."""
     kafka = watchful_brokers(parts_directory / "kafka-of-faults", 1)
@@ -37,7 +37,7 @@ def parts(parts_directory: Path, cassandra: CassandraNode, postgres: PostgresSer
         kafka.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def started_cluster(parts: Parts, folder: Path) -> Iterator[Cluster]:
     """The cluster, in whatever state the last test left it."""
     (folder / "cluster").mkdir()
