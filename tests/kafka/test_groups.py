@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.kafka import KafkaCluster
+from deploy.local import java
+from deploy.local.kafka import BrokerPorts, KafkaCluster
+from deploy.local.ports import free_ports
 from streams.kafka import groups
 from streams.kafka.admin import Cluster
 from streams.kafka.group_configs import GroupConfigs
@@ -72,6 +74,29 @@ def test_a_member_that_joins_takes_its_share_and_nobody_begins_again(
     assert members["first"].partitions == {(topic, number) for number in first.owned}
     assert members["second"].partitions == {(topic, number) for number in second.owned}
     stop_members([first, second])
+
+
+def test_members_take_the_classic_protocol_where_the_brokers_have_no_other(
+    parts_directory: Path, topic_prefix: str, tmp_path: Path
+) -> None:
+    properties = {"group.coordinator.rebalance.protocols": "classic"}
+    ports = [BrokerPorts(*free_ports(2))]
+    older = KafkaCluster(parts_directory / "older", ports, properties, java.SHORT_LIVED)
+    older.start()
+    try:
+        settings = settings_for(older.bootstrap_servers, topic_prefix, tmp_path / "state")
+        apply_topics(settings)
+        cluster = Cluster(settings)
+        assert not cluster.offers_new_groups()
+        assert GroupConfigs(settings, cluster).differences() == []
+        member = Member("timer", settings)
+        member.start()
+        wait_for(lambda: owns_all(member, settings))
+        name = Names(settings.prefix).group("timer")
+        assert groups.describe(cluster.client, [name])[name].protocol == "classic"
+        member.stop()
+    finally:
+        older.kill()
 
 
 def test_brokers_are_told_how_soon_a_dead_member_is_noticed(settings: KafkaSettings) -> None:

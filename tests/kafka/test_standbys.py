@@ -10,6 +10,7 @@ import pytest
 from confluent_kafka import Producer
 
 from deploy.local.kafka import KafkaCluster
+from deploy.local.ports import free_ports
 from streams import bodies, topology
 from streams.kafka import keys
 from streams.kafka.member import Member
@@ -28,6 +29,7 @@ from tests.kafka.driving import (
     wait_for,
 )
 from tests.kafka.refolds import CACHE_BYTES, check_refold
+from tests.support import cluster_server
 
 DAY_MS = 24 * 3600 * 1000
 JUNK = keys.row_key("junk", "key", "kind", "id")
@@ -175,7 +177,55 @@ def test_without_the_setting_nothing_is_followed(settings: KafkaSettings, start:
         assert not thread_owner.is_alive
 
 
+def test_a_process_that_is_killed_is_replaced_by_its_standby(
+    settings: KafkaSettings, tmp_path: Path, broker: KafkaCluster
+) -> None:
+    ports = free_ports(2)
+    servers = []
+    for name, port in zip("ab", ports, strict=True):
+        (tmp_path / name).mkdir()
+        config = cluster_server.write_settings(
+            tmp_path / name / "settings.yaml",
+            brokers=settings.brokers,
+            prefix=settings.prefix,
+            port=0,
+            metrics_port=port,
+            stores=cluster_server.sqlite_stores(tmp_path),
+            kafka={"standbys": 1, "member_name": name},
+        )
+        flags = ("--roles", "history,matching,timer")
+        server = cluster_server.ServerProcess(config, tmp_path / name / "log", *flags)
+        servers.append(server)
+        server.wait_until_ready(port)
+    first, second = servers
+    with driving(settings) as driver:
+        for number in range(100):
+            driver.start(f"wf-{number}")
+        cluster_server.wait_until(lambda: _sum(ports[1], "odradek_standby_following") == 3)
+        cluster_server.wait_until(lambda: _sum(ports[1], "odradek_standby_lag") == 0)
+        (followed,) = (n for n in range(2) if _metric(ports[1], "odradek_standby_following", n))
+        before = [m for m in read_all(settings, "history-changelog") if m.partition() == followed]
+        first.process.kill()
+        cluster_server.wait_until(lambda: _sum(ports[1], "odradek_partition_owned") == 6)
+        assert len(before) > 40
+        assert _metric(ports[1], "odradek_restore_records_total", followed) < len(before) / 2
+        driver.run_workflow("after")
+    first.process.wait()
+    assert second.stop() == 0
+
+
 # Helpers
+
+
+def _sum(port: int, name: str) -> float:
+    """A metric of a process, over all its partitions."""
+    return sum(v for key, v in cluster_server.metrics(port).items() if key.startswith(name + "{"))
+
+
+def _metric(port: int, name: str, partition: int) -> float:
+    """A metric of a partition of `commands`, 0 where the process has no such."""
+    labels = f'{{processor="history",partition="{partition}"}}'
+    return cluster_server.metrics(port).get(name + labels, 0)
 
 
 def _on(settings: KafkaSettings, disk: Path, name: str, **more: Any) -> KafkaSettings:
