@@ -28,6 +28,7 @@ class ClusterSizes:
     duration_s: int
     warmup_s: int
     signal_workflows: int
+    first_workflows: int
     hop_s: int
     failover_workflows: int
     failover_s: int
@@ -42,6 +43,7 @@ CLUSTER_FULL: Final = ClusterSizes(
     duration_s=20,
     warmup_s=3,
     signal_workflows=5,
+    first_workflows=1_500,
     hop_s=30,
     failover_workflows=100_000,
     failover_s=40,
@@ -55,6 +57,7 @@ CLUSTER_QUICK: Final = ClusterSizes(
     duration_s=3,
     warmup_s=1,
     signal_workflows=1,
+    first_workflows=100,
     hop_s=3,
     failover_workflows=1_000,
     failover_s=25,
