@@ -22,9 +22,9 @@ PORTS = 5
 """How many ports the parts take."""
 
 REQUEST_S = 60
-QUIET_SHARE = 0.1
+QUIET_SHARE = 0.3
 QUIET_S = 2.0
-_QUIET_LIMIT_S = 180.0
+_QUIET_LIMIT_S = 120.0
 
 
 class Parts:
