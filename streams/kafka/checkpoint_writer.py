@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -14,6 +14,17 @@ from streams.kafka.changelog import PartitionChangelog
 from streams.runtime.checkpoints import Checkpoint
 
 LOG = logging.getLogger(__name__)
+
+SHARE: Final = 20
+"""Checkpoints get so rare that writing them takes at most one part in so many of the time (fold.md rule 14)."""
+
+RARITY: Final = 10
+"""But at most so many times as rare as they are wanted: one that had to wait for a broker says nothing of the next."""
+
+
+def next_age_ms(wanted_ms: int, spent_s: float) -> int:
+    """At which age the next checkpoints are due, the last ones of all partitions having taken so long together."""
+    return min(max(wanted_ms, int(spent_s * 1000 * SHARE)), wanted_ms * RARITY)
 
 
 class Written(msgspec.Struct, frozen=True):

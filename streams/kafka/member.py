@@ -19,7 +19,7 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Me
 from streams.history_processor import HistoryProcessor
 from streams.kafka.admin import Cluster, ClusterError
 from streams.kafka.changelog import SETTLE_TIMEOUT_S, FencedError, TakeoverCancelledError
-from streams.kafka.checkpoint_writer import CheckpointWriter, Written
+from streams.kafka.checkpoint_writer import CheckpointWriter, Written, next_age_ms
 from streams.kafka.groups import group_config
 from streams.kafka.names import Names
 from streams.kafka.outlet import Outlet, SendError
@@ -69,9 +69,6 @@ FENCED_FAILURES: Final = 4
 
 RELEASE_TIMEOUT_S: Final = 5.0
 """How long a last checkpoint may hold up the release of a partition."""
-
-CHECKPOINT_SHARE: Final = 20
-"""Checkpoints get so rare that writing them takes at most one part in so many of the time (fold.md rule 14)."""
 
 COMMIT_MS: Final = 5_000
 """How often the group's offsets are brought up to date. They are for display."""
@@ -555,7 +552,7 @@ class Member:
             seat.held = False
             self._consumer.resume([TopicPartition(self._topic, seat.number)])
         spent_s = sum(other.status.checkpoint_seconds for other in self._seats.values())
-        self._age_ms = max(self._settings.checkpoint_age_ms, int(spent_s * 1000 * CHECKPOINT_SHARE))
+        self._age_ms = next_age_ms(self._settings.checkpoint_age_ms, spent_s)
         self._sweep_at_ms = 0
 
     # For display
