@@ -25,6 +25,7 @@ def check_equality(cluster: Cluster, *, stopped: bool = False) -> None:
     if stopped:
         cluster.stop()
     else:
+        cluster.wait(cluster.is_checkpointed)
         cluster.wait(cluster.is_materialised)
     states = [process.state for process in cluster.processes if stopped and process.state.is_dir()]
     with tempfile.TemporaryDirectory(prefix="odradek-refold-") as folder:

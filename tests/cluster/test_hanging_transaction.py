@@ -63,6 +63,6 @@ async def test_a_transaction_left_hanging_is_named_and_aborted_as_told(cluster: 
 
 def _run(arguments: str) -> None:
     """Run the command that an operator was told to."""
-    command = java.command("kafka", {}, [], _MAIN, *shlex.split(arguments))
+    command = java.command("kafka-tools", {}, [], _MAIN, *shlex.split(arguments))
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

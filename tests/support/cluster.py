@@ -319,6 +319,17 @@ class Cluster:
             if process.is_running:
                 process.kill()
 
+    def is_checkpointed(self) -> bool:
+        """Whether checkpoints hold all that was folded of workflows."""
+        for process in self.of("history"):
+            metrics = process.metrics
+            for number in self.owned_of(process, "history"):
+                labels = f'{{processor="history",partition="{number}"}}'
+                folded = metrics.get(f"odradek_partition_position{labels}")
+                if metrics.get(f"odradek_checkpoint_offset{labels}") != folded:
+                    return False
+        return True
+
     def is_materialised(self) -> bool:
         """Whether the stores hold all that the topics do."""
         written: dict[tuple[str, int], float] = {}
