@@ -15,6 +15,7 @@ from streams.runtime.takeover import TakeoverRefusedError
 from tests.simulation.changelog import Changelog, Disk, FencedError, Restoring, Transaction, apply_entry
 from tests.simulation.checked import CheckedPartition, Violation, is_poison, processor
 from tests.simulation.log import CODEC, PartitionLog
+from tests.simulation.standbys import Standby
 from tests.simulation.upgrades import MemberLog, Release
 
 if TYPE_CHECKING:
@@ -31,12 +32,14 @@ class Seat:
         self.log = log
         self.changelog = Changelog(log.name, log.number)
         self.disks = [Disk(), Disk()]
+        self.standby = Standby(self, world.seed)
         self.owner: SimOwner | None = None
         self.zombies: list[SimOwner] = []
         log.on_growth.append(self.wake)
 
     def wake(self) -> None:
         """The log has grown."""
+        self.standby.follow()
         if self.owner is not None:
             self.owner.wake()
         for zombie in self.zombies:
@@ -90,7 +93,7 @@ class SimOwner:
         self._read = MemberLog(seat.log, supported)
         self.alive = True
         world = self.world
-        disk = world.rng.choice(seat.disks)
+        disk = seat.standby.disk(world.rng.choice(seat.disks))
         restoring = Restoring(seat.changelog, disk, world.now_ms)
 
         def partition() -> CheckedPartition:

@@ -44,6 +44,7 @@ class World:
     """Everything of one simulation, all of it drawn from one seed."""
 
     def __init__(self, seed: int) -> None:
+        self.seed = seed
         self.rng = random.Random(seed)
         self.judge = Judge()
         self.faults = Faults(self.rng)
