@@ -55,7 +55,7 @@ bench: setup
 # The tests that take too long for every change.
 nightly: setup
 	ODRADEK_TEST_SEEDS=10000 ODRADEK_TEST_KILLS=50 ODRADEK_TEST_CRASHES=50 ODRADEK_TEST_FUZZ=10 \
-		$(BIN)/python -m pytest
+		ODRADEK_TEST_KILL_SECONDS=600 ODRADEK_TEST_DOWN_SECONDS=60 $(BIN)/python -m pytest
 
 # Leaves a cluster serving on this machine: deploy/local/README.md.
 cluster-up: setup
