@@ -12,7 +12,7 @@ import msgspec
 
 from streams import avro, topology
 from streams.bodies import HistoryBatch, RunDeleted
-from streams.history.state import CORE, HELD
+from streams.history.state import UNTOLD
 from streams.history.step import CURRENT, EXECUTIONS, current_key, run_key
 from streams.history_processor import HistoryProcessor
 from streams.matching_processor import MatchingProcessor
@@ -185,9 +185,9 @@ class DatabaseFile:
             if isinstance(batch, HistoryBatch) and batch.run_id == run_id:
                 numbered = enumerate(batch.events, batch.first_event_id)
                 events.extend((id, event) for id, event in numbered if id > stored)
-        held = entity.get(HELD)
-        if held is not None:
-            events.append((entity.get(CORE).next_event_id - 1, held.data))
+        untold = entity.get(UNTOLD)
+        if untold is not None:
+            events.extend(enumerate(untold.events, untold.first_event_id))
         return Run(entity, events, stored)
 
     def _folded(self) -> tuple[Partition, list[HistoryBatch | RunDeleted]]:

@@ -351,7 +351,7 @@ class EmbeddedEngine:
                     self._on_visible(emission.body)
         for _, reply in outcome.replies:
             if reply.held:
-                self.history.hold(reply.attach_run, reply.attach_last, reply.held)
+                self.history.hold(reply.attach_run, reply.held_first_id, reply.held)
         self._replies.extend(outcome.replies)
         if outcome.warnings and self._running:
             for sentence in outcome.warnings:

@@ -13,7 +13,7 @@ from typing import Any
 from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
 
 from streams import bodies
-from streams.history import arming, closing, handlers, size_limits, state, updates, visibility
+from streams.history import arming, closing, handlers, size_limits, state, telling, updates, visibility
 from streams.history.errors import BadCommand, Rejected, invalid
 from streams.history.finish import finish
 from streams.history.namespaces import REGISTRY_BODIES, RegistryView, fold_registry
@@ -57,16 +57,16 @@ class HistoryProcessor:
             _attempt(context, body, limits, partial(handlers.fail_for_bad_command, error=error))
 
     def due(self, context: Context, key: str, payload: int) -> None:
-        """Fire the near deadline of a run, or show the run."""
-        if not key.startswith(visibility.SHOWING):
+        """Fire the near deadline of a run, or tell what is yet to be told of it."""
+        if not key.startswith(telling.DUE):
             arming.fire(context, key, payload)
             return
-        namespace, workflow_id, run_id = split_run_key(key.removeprefix(visibility.SHOWING))
+        namespace, workflow_id, run_id = split_run_key(key.removeprefix(telling.DUE))
         step = Step(context, namespace, workflow_id, self._registry.limits(context))
         run = step.run(run_id)
-        if run.exists and run.is_open:
+        if run.exists and telling.take(run).show:
             visibility.show(run)
-            finish(step)
+        finish(step)
 
     def judged(self, context: Context, record: Record, reason: str) -> None:
         """Mark the run that a record could not be applied to, so that describe and metrics show it."""

@@ -50,7 +50,7 @@ _KEPT_KINDS = frozenset(
         state.CHILD,
         state.LEFT_ACTIVITY,
         state.LEFT_TASK,
-        state.HELD,
+        state.UNTOLD,
         state.FAR,
     )
 )

@@ -142,11 +142,10 @@ def prepare_call(step: Step, call: bodies.Call) -> None:
         raise errors.workflow_missing(step.workflow_id)
     done = current.run_id if current.request_id == request.request_id else ""
     answer = avro.encode(bodies.ResetBase(run.core.run_id, next_event_id, done))
-    # Whoever prepares it reads up to the last event, which may be in no store yet.
-    last = next_event_id - 1
+    # Whoever prepares it reads up to the last event, and the last ones may be in no store yet.
     step.context.reply(
         step.correlation,
-        Reply(body=answer, attach_run=run.core.run_id, attach_first=last, attach_last=last),
+        Reply(body=answer, attach_run=run.core.run_id, attach_first=1, attach_last=next_event_id - 1),
     )
 
 

@@ -33,7 +33,7 @@ LEFT_TASK = "left-task"
 COPYING = "copying"
 COPIED_CORE = "copied-core"
 REAPPLY = "reapply"
-HELD = "held"
+UNTOLD = "untold"
 FAR = "far"
 
 NORMAL = "normal"
@@ -123,7 +123,7 @@ class Core(msgspec.Struct):
 
 class Blob(msgspec.Struct, frozen=True):
     """An encoded API message: the start attributes and metadata, the memo, the search attributes, the points to
-    reset to, the version of the worker seen last, the last event of the history while no record has told of it.
+    reset to, the version of the worker seen last.
     """
 
     data: bytes
@@ -330,6 +330,16 @@ class Copying(msgspec.Struct, frozen=True):
     last_hash: bytes
 
 
+class Untold(msgspec.Struct, frozen=True):
+    """What records have yet to tell of a run: the last events of its history, from `first_event_id` on, and whether
+    lists are to `show` it anew.
+    """
+
+    first_event_id: int = 0
+    events: tuple[bytes, ...] = ()
+    show: bool = False
+
+
 class FarTimer(msgspec.Struct, frozen=True):
     """A timer of the run is out with the timer processor, armed with `version`; near ones are kept beside the run."""
 
@@ -363,7 +373,7 @@ KINDS: dict[str, type[msgspec.Struct]] = {
     COPYING: Copying,
     COPIED_CORE: Core,
     REAPPLY: BufferedEvent,
-    HELD: Blob,
+    UNTOLD: Untold,
     FAR: FarTimer,
 }
 

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from streams import bodies, topology
-from streams.history import state
+from streams.history import state, telling
 from streams.history.run import Run
-from streams.history.step import SEPARATOR
 
 MS_NS = 1_000_000
-
-SOON_MS: Final = 1_000
-"""How long lists may lack what the server itself has added to a run: a short run has closed by then."""
-
-SHOWING: Final = SEPARATOR
-"""What keys of the due index begin with that say when a run is to be shown: no namespace does."""
 
 
 def show(run: Run) -> None:
     """Emit the run's row for the visibility store."""
-    core, context = run.core, run.step.context
-    if run.step.saves_records and not run.new and context.due_at(SHOWING + run.entity.key) is not None:
-        context.unwake(SHOWING + run.entity.key)
+    telling.shown(run)
+    core = run.core
     run.change_core(visible_version=core.visible_version + 1)
     memo, search = run.entity.get(state.MEMO), run.entity.get(state.SEARCH)
     closed = core.close_ms != 0
-    context.emit(
+    run.step.context.emit(
         topology.VISIBILITY,
         _key(run),
         bodies.RunVisible(
@@ -64,6 +54,6 @@ def _key(run: Run) -> str:
 def show_soon(run: Run) -> None:
     """Have the run's row emitted in a moment, unless it is before that."""
     if run.step.saves_records:
-        run.step.context.wake(SHOWING + run.entity.key, run.step.now_ms + SOON_MS)
+        telling.show_soon(run)
     else:
         show(run)

@@ -37,8 +37,8 @@ class Reply(msgspec.Struct, frozen=True):
     `body` is the encoded API response when `code` is 0, else encoded status details (google.rpc.Status
     details, may be empty) and `message` is the sentence for the caller. `attach_run`, when set, names the run
     whose events `attach_first`..`attach_last` belong into the answer: they travel beside it, from the owner's
-    recent events or the history store, because they need not be part of what a refold reproduces. `held` are the last
-    of them while no record has told of them yet: they are part of the run's state.
+    recent events or the history store, because they need not be part of what a refold reproduces. `held` are the run's
+    last events, from `held_first_id` on, while no record has told of them: they are part of its state.
     """
 
     code: int = 0
@@ -48,6 +48,7 @@ class Reply(msgspec.Struct, frozen=True):
     attach_first: int = 0
     attach_last: int = 0
     kind: str = ""
+    held_first_id: int = 0
     held: tuple[bytes, ...] = ()
 
 

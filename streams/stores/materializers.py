@@ -69,9 +69,9 @@ class HistorySink:
         self._recent_bytes = 0
         self._held: dict[str, tuple[int, tuple[bytes, ...]]] = {}
 
-    def hold(self, run_id: str, last_event_id: int, events: tuple[bytes, ...]) -> None:
-        """Know the last events of a run, which came beside an answer, until the records that tell of them come."""
-        self._held[run_id] = (last_event_id - len(events) + 1, events)
+    def hold(self, run_id: str, first_event_id: int, events: tuple[bytes, ...]) -> None:
+        """Know the last events of a run, which came beside an answer, until the record that tells of them comes."""
+        self._held[run_id] = (first_event_id, events)
 
     def accept(self, body: Any) -> None:
         """Take a HistoryBatch or RunDeleted."""
@@ -141,10 +141,12 @@ class HistorySink:
     def recent(self, run_id: str, first_id: int, last_id: int) -> tuple[int, list[bytes]]:
         """The events in memory at the end of `first_id`..`last_id`: the id of the first and the events."""
         held_id, held = self._held.get(run_id, (last_id + 1, ()))
-        if not first_id <= held_id <= last_id:
-            return self._written(run_id, first_id, last_id)
-        start, events = self._written(run_id, first_id, held_id - 1)
-        return start, [*events, *held[: last_id - held_id + 1]]
+        start, events = self._written(run_id, first_id, min(last_id, held_id - 1))
+        if held_id > last_id:
+            return start, events
+        if not events:
+            start = max(first_id, held_id)
+        return start, [*events, *held[max(0, first_id - held_id) : last_id - held_id + 1]]
 
     def _written(self, run_id: str, first_id: int, last_id: int) -> tuple[int, list[bytes]]:
         recent = self._recent.get(run_id)

@@ -240,7 +240,7 @@ class Gateway:
         """A reply arrives."""
         if not self.up or correlation.epoch != self.epoch:
             return
-        for event_id, event in enumerate(reply.held, reply.attach_last - len(reply.held) + 1):
+        for event_id, event in enumerate(reply.held, reply.held_first_id):
             self._held[reply.attach_run, event_id] = event
         waiting = self._waiting.pop(correlation.id, None)
         if waiting is not None and waiting.whole:

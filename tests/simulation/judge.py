@@ -222,7 +222,7 @@ class Judge:
 
     def answered(self, correlation: Correlation, reply: Reply) -> None:
         """A reply left: every reply to a call has to be the same."""
-        for event_id, event in enumerate(reply.held, reply.attach_last - len(reply.held) + 1):
+        for event_id, event in enumerate(reply.held, reply.held_first_id):
             known_event = self.held.setdefault((reply.attach_run, event_id), event)
             require(known_event == event, f"{reply.attach_run}: event {event_id} was shown otherwise before")
         key = key_of(correlation)

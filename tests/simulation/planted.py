@@ -22,10 +22,10 @@ from streams.history import (
     cron,
     evolve,
     facts,
-    finish,
     reset,
     signals,
     state,
+    telling,
 )
 from streams.history.calls import BODIES
 from streams.history.lookup import find_open_run
@@ -282,15 +282,15 @@ def arms_once(stack: ExitStack) -> None:
 
 
 @bug
-def held_events_are_forgotten(stack: ExitStack) -> None:
-    """Rule 5: an event that waited for the next ones is not written with them."""
-    write = finish._write_history
+def untold_events_are_forgotten(stack: ExitStack) -> None:
+    """Rule 5: events that waited for the next ones are not written with them."""
+    untold = telling._untold
 
-    def planted_write(run: Run) -> None:
-        run.entity.parts.pop(state.HELD, None)
-        write(run)
+    def planted_untold(run: Run) -> Any:
+        found = untold(run)
+        return msgspec.structs.replace(found, events=()) if len(found.events) == 1 else found
 
-    _set(stack, finish, "_write_history", planted_write)
+    _set(stack, telling, "_untold", planted_untold)
 
 
 # --- checkpoint and takeover ---

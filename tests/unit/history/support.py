@@ -17,7 +17,8 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice import v1 as api
 
 from streams import bodies
-from streams.history.step import EXECUTIONS
+from streams.history.state import UNTOLD
+from streams.history.step import EXECUTIONS, split_run_key
 from streams.history_processor import HistoryProcessor
 from streams.runtime.logic import SUPPORTED_LOGIC_VERSION, marker
 from streams.runtime.partition import Outcome
@@ -125,8 +126,6 @@ class Workflows:
         while waiting:
             outcome = waiting.popleft()
             assert not outcome.verdicts, outcome.verdicts
-            for _, reply in outcome.replies:
-                self._append(reply.attach_run, reply.attach_last - len(reply.held) + 1, reply.held)
             for record in outcome.emissions:
                 if record.topic != COMMANDS:
                     self._keep(record.topic, record.body)
@@ -134,6 +133,7 @@ class Workflows:
                     waiting.append(self.fold.append(record))
                 else:
                     self._held.append(record)
+            self._look_at_untold()
 
     def hold(self) -> None:
         """Keep back what workflows send to each other, until `release`."""
@@ -167,8 +167,15 @@ class Workflows:
         elif topic == VISIBILITY:
             self.rows[body.run_id] = body
 
+    def _look_at_untold(self) -> None:
+        """Take events of which no record has told yet from the state."""
+        for entity in self.fold.partition.tables[EXECUTIONS].loaded():
+            untold = entity.get(UNTOLD)
+            if untold is not None:
+                self._append(split_run_key(entity.key)[2], untold.first_event_id, untold.events)
+
     def _append(self, run_id: str, first_id: int, events: Sequence[bytes]) -> None:
-        """Events became part of a history; those held back before were seen beside an answer."""
+        """Events became part of a history; those that waited before were seen in the state."""
         if events:
             history = self.events.setdefault(run_id, [])
             assert first_id <= len(history) + 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 from temporalio.api.common.v1 import WorkerVersionStamp
-from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.workflowservice import v1 as api
 
@@ -14,7 +13,6 @@ from streams.runtime.records import Record, Reply
 from streams.topology import HISTORY, TASKS, TIMERS, VISIBILITY
 from tests.unit.history.support import NAMESPACE, Workflows, activity, command, complete, seconds
 
-STARTED = EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED
 STAMP = WorkerVersionStamp(build_id="one")
 
 
@@ -46,7 +44,7 @@ def test_a_run_of_one_activity_leaves_few_records() -> None:
     run_eagerly(workflows)
     assert Counter(record.topic for record in emissions(workflows)) == {
         TASKS: 2,
-        HISTORY: 4,
+        HISTORY: 1,
         VISIBILITY: 2,
     }
     assert [event.event_id for event in workflows.history()] == list(range(1, 12))
@@ -67,27 +65,41 @@ def test_older_logic_leaves_what_it_left() -> None:
     }
 
 
-def test_an_event_held_back_comes_beside_answers_also_from_the_next_owner() -> None:
+def test_events_of_which_no_record_tells_come_beside_answers_also_from_the_next_owner() -> None:
     workflows = Workflows()
     workflows.start()
     workflows.poll()
-    assert sum(record.topic == HISTORY for record in emissions(workflows)) == 1
     for _ in range(2):
         reply = read(workflows)
-        assert (reply.attach_first, reply.attach_last) == (1, 3)
-        (held,) = reply.held
-        event = HistoryEvent.FromString(held)
-        assert (event.event_id, event.event_type) == (3, STARTED)
+        assert (reply.attach_first, reply.attach_last, reply.held_first_id) == (1, 3, 1)
+        events = [HistoryEvent.FromString(event) for event in reply.held]
+        assert [event.event_id for event in events] == [1, 2, 3]
         assert read(workflows, after_event_id=2).held == reply.held
         workflows.fold.restart()
+    assert not [record for record in emissions(workflows) if record.topic == HISTORY]
     workflows.terminate()
-    (batch,) = [r.body for r in emissions(workflows) if r.topic == HISTORY][1:]
-    assert (batch.first_event_id, batch.last_event_id, batch.events[0]) == (3, 5, held)
+    (batch,) = [record.body for record in emissions(workflows) if record.topic == HISTORY]
+    assert (batch.first_event_id, batch.last_event_id, batch.events[:3]) == (1, 5, reply.held)
     assert read(workflows).held == ()
     workflows.fold.check_refold()
 
 
-def test_a_reset_reads_up_to_the_event_held_back() -> None:
+def test_events_wait_for_a_second_and_no_more_than_a_few_bytes() -> None:
+    workflows = Workflows()
+    workflows.start()
+    workflows.pass_time(1.1)
+    for _ in range(200):
+        workflows.signal()
+    batches = [record.body for record in emissions(workflows) if record.topic == HISTORY]
+    assert (batches[0].first_event_id, batches[0].last_event_id) == (1, 2)
+    assert [len(batch.events) for batch in batches[1:]] == [65] * 3
+    workflows.pass_time(2)
+    batches = [record.body for record in emissions(workflows) if record.topic == HISTORY]
+    assert batches[-1].last_event_id == 202
+    workflows.fold.check_refold()
+
+
+def test_a_reset_reads_up_to_the_last_event() -> None:
     workflows = Workflows()
     workflows.start()
     workflows.poll()
@@ -96,7 +108,7 @@ def test_a_reset_reads_up_to_the_event_held_back() -> None:
     call = bodies.Call("PrepareReset", NAMESPACE, "wf", "", request.SerializeToString())
     ((_, reply),) = workflows.send(call, workflows.calls).replies
     assert avro.decode(bodies.ResetBase, reply.body).next_event_id == 4
-    assert (reply.attach_first, reply.attach_last, len(reply.held)) == (3, 3, 1)
+    assert (reply.attach_first, reply.attach_last, len(reply.held)) == (1, 3, 3)
 
 
 def test_near_deadlines_stay_here_and_far_ones_go_to_the_timer_processor() -> None:
@@ -148,6 +160,6 @@ def test_lists_show_build_ids_of_a_run_that_stays_open() -> None:
     run_id = workflows.start()
     workflows.step(worker_version_stamp=STAMP)
     assert not workflows.rows[run_id].search_attributes
-    workflows.pass_time(1)
+    workflows.pass_time(1.1)
     assert b"unversioned:one" in workflows.rows[run_id].search_attributes
     workflows.fold.check_refold()
