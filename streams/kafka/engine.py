@@ -16,6 +16,7 @@ from streams import topology
 from streams.bodies import GatewayLease, LimitsChanged, NamespaceCall, NamespaceConfig, ReplyRecord
 from streams.kafka.inline_events import InlineEvents
 from streams.kafka.names import Names, gateway_address
+from streams.kafka.pace import Pace
 from streams.kafka.registry import RegistryFollower
 from streams.kafka.replies import Batches, LocalGateways, RepliesReader
 from streams.kafka.settings import KafkaSettings
@@ -39,6 +40,9 @@ LEASE_PERIOD_S: Final = 2.0
 
 DELIVERY_TIMEOUT_MS: Final = 30_000
 """How long a record may take into the log before its call is failed."""
+BUSY_PER_S: Final = 400
+BURST_S: Final = 0.005
+"""From so many records a second on, they are appended in bursts, gathered for so long."""
 REPORTS_S: Final = 0.02
 """How often reports of what did not get there are looked for while something is on its way."""
 RETRY_S: Final = 0.5
@@ -113,6 +117,8 @@ class KafkaEngine:
                 "error_cb": self._noticed,
             }
         )
+        self._pace = Pace(BUSY_PER_S)
+        self._burst: list[tuple[str, str, msgspec.Struct, Correlation | None, int]] = []
         self._counts: dict[str, int] = {}
         self._failure: BaseException | None = None
         self._on_reply: Callable[[int, Reply], None] | None = None
@@ -174,6 +180,7 @@ class KafkaEngine:
             self._reports.cancel()
         if self._registry_changed in self._registry.listeners:
             self._registry.listeners.remove(self._registry_changed)
+        self._append_burst()
         await asyncio.to_thread(self._producer.flush, 0 if self._failure else FLUSH_S)
         await asyncio.to_thread(self._reader.stop)
         if self._unstored is not None:
@@ -228,11 +235,24 @@ class KafkaEngine:
             raise EngineFailedError(str(self._failure))
         if isinstance(body, NamespaceCall) and correlation is not None:
             self._changing[correlation.id] = (body.namespace, self._registry.changes_of(body.namespace))
-        if isinstance(body, _BROADCAST):
-            for partition in range(self._counts[topic]):
+        partitions = range(self._counts[topic]) if isinstance(body, _BROADCAST) else (-1,)
+        self._pace.note(len(partitions))
+        for partition in partitions:
+            if self._burst or self._pace.busy:
+                self._gather((topic, key, body, correlation, partition))
+            else:
                 self._produce(topic, key, body, correlation, partition)
-        else:
-            self._produce(topic, key, body, correlation, -1)
+
+    def _gather(self, record: tuple[str, str, msgspec.Struct, Correlation | None, int]) -> None:
+        """Append a record with others, in their order."""
+        self._burst.append(record)
+        if len(self._burst) == 1:
+            self._loop.call_later(BURST_S, self._append_burst)
+
+    def _append_burst(self) -> None:
+        burst, self._burst = self._burst, []
+        for record in burst:
+            self._produce(*record)
 
     def _produce(
         self, topic: str, key: str, body: msgspec.Struct, correlation: Correlation | None, partition: int

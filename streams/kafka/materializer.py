@@ -24,6 +24,7 @@ from streams.kafka.feed_deletion import FeedDeletion
 from streams.kafka.groups import group_config
 from streams.kafka.log import LASTING
 from streams.kafka.names import Names
+from streams.kafka.pace import Pace
 from streams.kafka.settings import KafkaSettings
 from streams.kafka.wire import record_of
 from streams.runtime.codec import Codec
@@ -38,6 +39,11 @@ BATCH: Final = 2_000
 """Records written together at most."""
 GATHER_S: Final = 0.02
 """How long records are gathered before they are written: readers get the newest events beside replies."""
+BUSY_PER_S: Final = 40
+BUSY_GATHER_S: Final = 0.25
+"""From so many records a second on, they are gathered for so long: most of a short run is one write then."""
+FETCHES: Final = {"fetch.min.bytes": 100_000, "fetch.wait.max.ms": 50}
+"""The broker answers a fetch when so much is there, or after so long: not for each record."""
 POLL_S: Final = 0.2
 IDLE_S: Final = 600.0
 """How often an idle partition is moved on in time: stores forget what they keep for a time by that."""
@@ -109,6 +115,7 @@ class Materializer:
             settings, lambda key: partition_of(key, settings.partitions_of(DEAD_LETTERS))
         )
         self._bodies: list[Any] = []
+        self._pace = Pace(BUSY_PER_S)
         self._moved: set[int] = set()
         self._closed: dict[int, float] = {}
         self._idle_s = time.monotonic()
@@ -128,7 +135,13 @@ class Materializer:
         """Join the group. Blocks for the cluster. Raises ClusterError."""
         role = f"materializer-{self.topic}"
         self._cluster = Cluster(self._settings)
-        self._consumer = Consumer(group_config(self._settings, self._cluster, role))
+        self._consumer = Consumer(
+            {
+                **group_config(self._settings, self._cluster, role),
+                **FETCHES,
+                **self._settings.consumer_properties,
+            }
+        )
         self._consumer.subscribe(
             [self._kafka_topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )
@@ -173,8 +186,10 @@ class Materializer:
                 self._move_idle()
             return
         messages = [first, *self._consumer.consume(BATCH, 0)]
-        if len(messages) < BATCH and not self._stopping.wait(GATHER_S):
+        gather_s = BUSY_GATHER_S if self._pace.busy else GATHER_S
+        if len(messages) < BATCH and not self._stopping.wait(gather_s):
             messages += self._consumer.consume(BATCH, 0)
+        self._pace.note(len(messages))
         for message in messages:
             self._take(message)
         self._write()

@@ -24,6 +24,7 @@ from streams.kafka.groups import group_config
 from streams.kafka.names import Names
 from streams.kafka.outlet import Outlet, SendError
 from streams.kafka.ownership import DeliverLocally, Ownership
+from streams.kafka.pace import Pace
 from streams.kafka.partitions import Partitions
 from streams.kafka.record_deletion import Materialised, RecordDeletion
 from streams.kafka.seats import Seat
@@ -51,6 +52,10 @@ ROLES: Final[Mapping[str, Callable[[], Processor]]] = {
 
 BATCH: Final = 200
 """Records folded before anything else gets its turn."""
+
+BUSY_PER_S: Final = 300
+BURST_S: Final = 0.002
+"""From so many records a second on, they are folded in bursts, gathered for so long."""
 
 POLL_MS: Final = 100
 """How long the thread waits at most when nothing comes."""
@@ -134,6 +139,7 @@ class Member:
         self._closing: dict[int, threading.Event] = {}
         self._sweep_at_ms = self._commit_at_ms = self._end_offsets_at_ms = 0
         self._age_ms = settings.checkpoint_age_ms
+        self._pace = Pace(BUSY_PER_S)
         self._thread = threading.Thread(target=self._run, name=role, daemon=True)
 
     # Life
@@ -283,9 +289,13 @@ class Member:
     def _round(self) -> None:
         first = self._consumer.poll(self._wait_ms() / 1000)
         if first is not None:
+            if self._pace.busy:
+                time.sleep(BURST_S)
             self._take(first)
-            for message in self._consumer.consume(BATCH, 0):
+            more = self._consumer.consume(BATCH, 0)
+            for message in more:
                 self._take(message)
+            self._pace.note(1 + len(more))
         self._outlet.poll()
         if self._outlet.failure:
             self._begin_again(self._outlet.failure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -25,6 +26,14 @@ Acknowledged = Callable[[], None]
 
 _FULL_WAIT_S: Final = 0.05
 
+PATIENT: Final = frozenset((topology.HISTORY, topology.VISIBILITY))
+"""What goes to stores: nobody waits for it, as readers get the newest events beside answers."""
+
+PATIENCE_S: Final = 0.1
+"""How far apart the bursts are in which such records are sent: so each request carries many."""
+
+_Sent = tuple[str, int, bytes, "bytes | None", "Acknowledged | None", "wire.Headers | None"]
+
 
 class SendError(Exception):
     """A record cannot be sent: the ownership that wanted it is over."""
@@ -43,12 +52,18 @@ class Outlet:
         self._codec = codec
         self._partitions = partitions
         self._producer = Producer(settings.producer(), logger=LOG)
+        self._patient: list[_Sent] = []
+        self._patient_until_s = 0.0
         self.failure = ""
 
     def append(self, record: Record, acknowledged: Acknowledged | None = None) -> None:
         """Append a record to its topic and partition. Raises SendError."""
         value, headers = wire.message_of(self._codec, record)
-        self._send(record.topic, record.partition, record.key.encode(), value, acknowledged, headers)
+        sent = (record.topic, record.partition, record.key.encode(), value, acknowledged, headers)
+        if record.topic in PATIENT:
+            self._patient.append(sent)
+        else:
+            self._send(*sent)
 
     def reply(self, reply: ReplyRecord, acknowledged: Acknowledged) -> bool:
         """Send a reply to its gateway; False when its address is none. Raises SendError."""
@@ -95,8 +110,20 @@ class Outlet:
                 ) from error
 
     def poll(self, timeout_s: float = 0) -> None:
-        """Run acknowledgements of what arrived."""
+        """Run acknowledgements of what arrived, and send what has waited long enough."""
         self._producer.poll(timeout_s)
+        if self._patient and time.monotonic() >= self._patient_until_s:
+            self.hurry()
+
+    def hurry(self) -> None:
+        """Send everything that waits."""
+        waiting, self._patient = self._patient, []
+        self._patient_until_s = time.monotonic() + PATIENCE_S
+        try:
+            for sent in waiting:
+                self._send(*sent)
+        except SendError as error:
+            self.failure = self.failure or str(error)
 
     def close(self) -> None:
         """Forget what is under way, and end."""

@@ -184,13 +184,19 @@ class Ownership:
 
     def _attached(self, reply: Reply) -> tuple[int, tuple[bytes, ...]]:
         """The events at the end of those that belong to a reply, as far as they are still here."""
-        if reply.attach_run:
-            last = reply.attach_last - len(reply.held)
-            first, events = self._recent.get(reply.attach_run, reply.attach_first, last)
-            if events and first + len(events) - 1 == last:
-                return first, (*events, *reply.held)
-            if reply.held:
-                return last + 1, reply.held
+        first, last = reply.attach_first, reply.attach_last
+        if not reply.attach_run:
+            return 0, ()
+        if reply.held and reply.held_first_id <= last:
+            held = reply.held[max(0, first - reply.held_first_id) : last - reply.held_first_id + 1]
+            last = reply.held_first_id - 1
+        else:
+            held = ()
+        start, events = self._recent.get(reply.attach_run, first, last)
+        if events and start + len(events) - 1 == last:
+            return start, (*events, *held)
+        if held:
+            return max(first, reply.held_first_id), held
         return 0, ()
 
     # Time
@@ -241,6 +247,7 @@ class Ownership:
         """Freeze a checkpoint of all that is folded, unless one is under way."""
         if self.owner.cut():
             self._cut = True
+            self._outlet.hurry()
             self._folded_since_cut = 0
             self._changed_since_ms = 0
 
