@@ -21,6 +21,7 @@ import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import (
     CountWorkflowExecutionsRequest,
+    DescribeWorkflowExecutionRequest,
     GetWorkflowExecutionHistoryRequest,
     GetWorkflowExecutionHistoryReverseRequest,
     ListWorkflowExecutionsRequest,
@@ -39,6 +40,7 @@ from gateway.server import Gateway
 from gateway.service_metrics import ServiceMetrics
 from streams.embedded import EmbeddedEngine
 from streams.limits import Limits
+from tests.api.sdk_environment import eventually
 
 NAMESPACE = "default"
 RUNS = 12
@@ -112,6 +114,21 @@ async def fill(path: Path) -> None:
                         namespace=NAMESPACE, workflow_execution=WorkflowExecution(workflow_id=f"w{number}")
                     )
                 )
+        await eventually(lambda: stored(service, path), True)
+
+
+async def stored(service: WorkflowServiceStub, path: Path) -> bool:
+    """Whether the stores were told of every event: those of an open run come a moment after they happened."""
+    lengths = []
+    for number in range(RUNS):
+        execution = WorkflowExecution(workflow_id=f"w{number}")
+        run = await service.DescribeWorkflowExecution(
+            DescribeWorkflowExecutionRequest(namespace=NAMESPACE, execution=execution)
+        )
+        lengths.append(run.workflow_execution_info.history_length)
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT max(last_event_id) FROM history GROUP BY run_id").fetchall()
+    return sorted(last for (last,) in rows) == sorted(lengths)
 
 
 def pages(connection: sqlite3.Connection, tree: str) -> Iterator[int]:
