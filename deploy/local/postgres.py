@@ -17,6 +17,7 @@ from deploy.local import packages
 from deploy.local.errors import PartFailed
 from deploy.local.ports import require_free
 from deploy.local.process import PartProcess
+from deploy.local.system import command_line
 
 START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 60
@@ -70,6 +71,7 @@ class PostgresServer:
         data = self._data(user)
         if not (data / "PG_VERSION").is_file():
             self._initialise(programs, data, user)
+        _drop_lock_of_ended_server(data)
         settings = {
             # Ours, which PostgreSQL ignores: it names the directory in the command line wherever the data is.
             "odradek.directory": self.process.directory,
@@ -154,6 +156,17 @@ class PostgresServer:
         if done.returncode != 0:
             raise PartFailed(f"PostgreSQL could not make its data directory {data}:\n{done.stderr}")
         part_way.rename(data)
+
+
+def _drop_lock_of_ended_server(data: Path) -> None:
+    """Remove the lock file of a server that was killed and that nobody has collected yet: PostgreSQL takes it to run."""
+    lock = data / "postmaster.pid"
+    try:
+        holder = int(lock.read_text().split(maxsplit=1)[0])
+    except (FileNotFoundError, IndexError, ValueError):
+        return
+    if not command_line(holder):
+        lock.unlink()
 
 
 def _user() -> str | None:
