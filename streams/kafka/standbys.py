@@ -148,10 +148,20 @@ class Standbys:
     # The thread
 
     def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._follow()
+            except Exception:
+                LOG.exception("%s is not followed for %.0f s", self._topic, RETRY_S)
+            self._stopping.wait(RETRY_S)
+
+    def _follow(self) -> None:
+        """Keep copies until the member stops."""
         self._cluster = Cluster(self._settings)
         self._consumer = Consumer(
             {
                 **self._settings.consumer(),
+                "fetch.wait.max.ms": 500,
                 "group.id": f"{self._group}-standby",  # required, and never joined
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
@@ -171,8 +181,6 @@ class Standbys:
                     self._refresh()
                 self._assign(assigned)
                 self._read()
-        except Exception:
-            LOG.exception("%s: nothing is followed any more", self._topic)
         finally:
             self._consumer.close()
             for number in list(self._copies):

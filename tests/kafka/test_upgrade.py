@@ -11,7 +11,9 @@ from click.testing import CliRunner
 from confluent_kafka import Consumer
 
 from deploy.local.kafka import KafkaCluster
+from deploy.local.ports import free_ports
 from server.cli import main
+from server.supervisor import CANNOT_START
 from streams import topology
 from streams.kafka.admin import ClusterError
 from streams.kafka.member import ROLES, Member
@@ -19,9 +21,18 @@ from streams.kafka.names import PROCESSORS, Names
 from streams.kafka.presence import Presence
 from streams.kafka.settings import KafkaSettings
 from streams.kafka.upgrades import UpgradeRefusedError, Upgrades
-from streams.runtime.logic import SUPPORTED_LOGIC_VERSION, UnsupportedLogicError
-from tests.kafka.driving import apply_topics, driving, owns_all, settings_for, stop_members, wait_for
+from streams.runtime.logic import SUPPORTED_LOGIC_VERSION, LogicMarker, UnsupportedLogicError
+from tests.kafka.driving import (
+    Driver,
+    apply_topics,
+    driving,
+    owns_all,
+    settings_for,
+    stop_members,
+    wait_for,
+)
 from tests.kafka.refolds import check_refold, last_position
+from tests.support import cluster_server
 
 NEW = SUPPORTED_LOGIC_VERSION
 OLD = NEW - 1
@@ -122,6 +133,35 @@ def _old_one_is_refused(settings: KafkaSettings, start: Start, new: list[Member]
     )
     assert all(owns_all(member, settings) for member in new)
     assert [p.takeovers_total for member in new for p in member.status.partitions.values()] == takeovers
+
+
+def test_a_server_without_the_logic_in_force_ends_for_good(
+    settings: KafkaSettings, start: Start, tmp_path: Path
+) -> None:
+    (metrics_port,) = free_ports(1)
+    config = cluster_server.write_settings(
+        tmp_path / "settings.yaml",
+        brokers=settings.brokers,
+        prefix=settings.prefix,
+        port=0,
+        metrics_port=metrics_port,
+        stores={},
+    )
+    flags = ("--roles", "timer")
+    server = cluster_server.ServerProcess(config, tmp_path / "log", *flags)
+    server.wait_until_ready(metrics_port)
+    driver = Driver(settings)
+    driver.append(topology.TIMERS, "", LogicMarker(99), awaited=False, partition=0)
+    driver.close()
+    assert server.process.wait(30) == CANNOT_START
+    assert "timers/0 is folded by logic version 99" in server.log
+    newer = start("timer", 99, "newer")
+    wait_for(lambda: owns_all(newer, settings))
+    newer.stop()
+    again = cluster_server.ServerProcess(config, tmp_path / "again", *flags)
+    assert again.process.wait(30) == CANNOT_START
+    assert "timers/0 is folded by logic version 99" in again.log
+    assert "restored" not in again.log  # it was assigned nothing
 
 
 def test_a_gateway_of_an_old_release_holds_the_upgrade_up(settings: KafkaSettings) -> None:
