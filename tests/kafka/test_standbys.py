@@ -202,6 +202,11 @@ def test_a_process_that_is_killed_is_replaced_by_its_standby(
         for number in range(100):
             driver.start(f"wf-{number}")
         cluster_server.wait_until(lambda: _sum(ports[1], "odradek_standby_following") == 3)
+        # Stores are told of events a moment later, which changes the runs once more: until all of it is followed.
+        cluster_server.wait_until(lambda: len(read_all(settings, "history")) >= 100)
+        cluster_server.wait_until(
+            lambda: sum(_metric(port, "odradek_dirty_keys", n) for port in ports for n in range(2)) == 0
+        )
         cluster_server.wait_until(lambda: _sum(ports[1], "odradek_standby_lag") == 0)
         (followed,) = (n for n in range(2) if _metric(ports[1], "odradek_standby_following", n))
         before = [m for m in read_all(settings, "history-changelog") if m.partition() == followed]
