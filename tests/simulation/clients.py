@@ -176,15 +176,17 @@ class Client:
             self._reset(points)
 
     def _end_schedule(self) -> None:
-        """A schedule never ends by itself: cancel or terminate the current run, whenever there is one."""
+        """A schedule never ends by itself: cancel or terminate the current run.
+
+        Whether there is one is not seen: the events of a run that is over in a second are told of with its close.
+        """
         world = self.world
         if world.over:
             return
-        if world.judge.is_open(self.workflow_id):
-            if world.rng.random() < 0.3:
-                self._cancel("")
-            else:
-                self._terminate("")
+        if world.rng.random() < 0.3:
+            self._cancel("")
+        else:
+            self._terminate("")
         world.at(2_500, self._end_schedule)
 
     def _execution(self, run_id: str) -> WorkflowExecution:
@@ -304,6 +306,8 @@ class Client:
         rng, judge = self.world.rng, self.world.judge
         self._resets += 1
         self.resettable = self._resets < RESETS
+        if self._resets == 1:
+            self.world.at(20_000, self._end_waiting)
         name = self._name("reset")
         run_id, point = rng.choice(points)
         request = api.ResetWorkflowExecutionRequest(
@@ -329,7 +333,6 @@ class Client:
             self.busy -= 1
             if isinstance(response, api.ResetWorkflowExecutionResponse):
                 judge.told["reset"][request.request_id] = (response.run_id, request)
-                self.world.at(20_000, self._end_waiting, response.run_id)
             elif response is None or response.code in (UNAVAILABLE, ABORTED):
                 if tries:
                     self.busy += 1
@@ -343,14 +346,17 @@ class Client:
         self.busy -= 1
         self._go_back(request, tries)
 
-    def _end_waiting(self, run_id: str) -> None:
-        """Terminate a run that waits for a child whose end it is not told of (as on the real server)."""
-        world, run = self.world, self.world.judge.runs.get(run_id)
-        if run is None or run.open:
-            if run is not None and waits_in_vain(world.judge.runs, run):
-                self._terminate(run_id)
-            elif not world.over:
-                world.at(20_000, self._end_waiting, run_id)
+    def _end_waiting(self) -> None:
+        """Terminate runs that wait for a child whose end they are not told of (as on the real server).
+
+        Also those of resets that nobody was told of: what was given up may take effect late.
+        """
+        runs = self.world.judge.runs
+        for run in list(runs.values()):
+            if run.open and run.copied and run.workflow_id == self.workflow_id and waits_in_vain(runs, run):
+                self._terminate(run.run_id)
+        if not self.world.over:
+            self.world.at(20_000, self._end_waiting)
 
 
 def _cuts_off_a_child(events: Sequence[HistoryEvent], point: int) -> bool:

@@ -256,10 +256,6 @@ class Judge:
             run = self.runs[run_id]
             run.deleted = True
 
-    def is_open(self, workflow_id: str) -> bool:
-        """Whether a run of the workflow is open."""
-        return any(run.open for run in self.runs.values() if run.workflow_id == workflow_id)
-
     # The end
 
     def conclude(self) -> None:

@@ -180,21 +180,27 @@ class World:
             worker.fair = True
 
     def _all_done(self) -> bool:
-        """Every run is closed, every client answered, and no task waits: also none that nobody needs any more.
+        """Every run is closed and the judge knows, every client is answered, and no task waits.
 
-        A worker whose poll's answer was lost comes back for the others only when it gives that poll up.
+        That is, none that nobody needs any more either: a worker whose poll's answer was lost comes back for those
+        only when it gives that poll up.
         """
         if self.judge.open_runs or any(client.busy for client in self.clients):
             return False
-        return not any(tasks for _, tasks in self._waiting_tasks())
+        waiting = (*self._parts(COMMANDS, "executions", "untold"), *self._waiting_tasks())
+        return not any(parts for _, parts in waiting)
 
     def _waiting_tasks(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The tasks that wait, by task queue. A partition without an owner shows none."""
+        """The tasks that wait, by task queue."""
+        return self._parts(TASKS, "queues", "task")
+
+    def _parts(self, topic: str, name: str, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The parts of a kind, by their entity's key. A partition without an owner shows none."""
         for seat in self.seats:
-            if seat.log.topic == TASKS and seat.owner is not None:
-                table = seat.owner.partition.tables["queues"]
+            if seat.log.topic == topic and seat.owner is not None:
+                table = seat.owner.partition.tables[name]
                 for key in table.keys(""):
-                    yield key, table.peek(key).group("task")
+                    yield key, table.peek(key).group(kind)
 
     def _what_is_left(self) -> str:
         runs = [
