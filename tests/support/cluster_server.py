@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import subprocess
 import sys
@@ -83,6 +84,7 @@ class ServerProcess:
             self.process = subprocess.Popen(
                 [ODRADEK, "serve", "--config", config, *flags], stdout=log, stderr=subprocess.STDOUT
             )
+        atexit.register(self.process.kill)  # for tests that fail before they stop it
 
     @property
     def log(self) -> str:
