@@ -159,7 +159,7 @@ class PostgresServer:
 
 
 def _drop_lock_of_ended_server(data: Path) -> None:
-    """Remove the lock file of a server that was killed and that nobody has collected yet: PostgreSQL takes it to run."""
+    """Remove the lock file of a killed server that nobody has collected yet: PostgreSQL thinks that it runs."""
     lock = data / "postmaster.pid"
     try:
         holder = int(lock.read_text().split(maxsplit=1)[0])
