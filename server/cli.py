@@ -8,6 +8,7 @@ import click
 
 from server.errors import StartupError
 from server.inspect import inspect
+from server.options import config_option
 from server.stores_command import stores
 from server.topics import topics
 from server.upgrade import upgrade
@@ -99,12 +100,7 @@ def _roles(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--metrics-port", type=int, help="Port of /metrics.  [default: a free one]")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="[default: warn]")
 @click.option("--log-format", type=click.Choice(("text", "json")), help="[default: text]")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    envvar="ODRADEK_CONFIG",
-    help="TOML or YAML file of settings, which flags and the environment override.",
-)
+@config_option
 def dev(config: Path | None, log_level: str | None, log_format: str | None, **flags: Any) -> None:
     """Run the embedded server: one process over one SQLite file."""
     import gc
@@ -143,12 +139,7 @@ def dev(config: Path | None, log_level: str | None, log_format: str | None, **fl
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="[default: warn]")
 @click.option("--log-format", type=click.Choice(("text", "json")), help="[default: text]")
 @click.option("--process", type=int, hidden=True)
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    envvar="ODRADEK_CONFIG",
-    help="TOML or YAML file of settings, which flags and the environment override.",
-)
+@config_option
 def serve(
     config: Path | None, log_level: str | None, log_format: str | None, process: int | None, **flags: Any
 ) -> None:

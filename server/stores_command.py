@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from server.errors import StartupError
+from server.options import config_option
 
 
 @click.group()
@@ -13,12 +14,7 @@ def stores() -> None:
 
 
 @stores.command()
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    envvar="ODRADEK_CONFIG",
-    help="TOML or YAML file of settings, which the environment overrides.",
-)
+@config_option
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
 def migrate(config: Path | None, dry_run: bool) -> None:
     """Create the keyspace and the schema, or bring them to this release's version.

@@ -5,13 +5,12 @@ Where groups have configs on the brokers (KIP-848), those that the settings spea
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from server.errors import StartupError
-
-F = TypeVar("F", bound=Callable[..., Any])
+from server.options import config_option
 
 
 @click.group()
@@ -19,17 +18,8 @@ def topics() -> None:
     """Create and check the topics of a cluster."""
 
 
-def _config_option(command: F) -> F:
-    return click.option(
-        "--config",
-        type=click.Path(path_type=Path),
-        envvar="ODRADEK_CONFIG",
-        help="TOML or YAML file of settings; its section is kafka.",
-    )(command)
-
-
 @topics.command()
-@_config_option
+@config_option
 def apply(config: Path | None) -> None:
     """Create what is missing and set configs that differ, of topics and of groups.
 
@@ -39,14 +29,14 @@ def apply(config: Path | None) -> None:
 
 
 @topics.command()
-@_config_option
+@config_option
 def diff(config: Path | None) -> None:
     """Say what apply would do, and what it would not; exits with 1 unless that is nothing."""
     _report(config, lambda cluster, groups: [*cluster.differences(), *groups.differences()], done=False)
 
 
 @topics.command()
-@_config_option
+@config_option
 def describe(config: Path | None) -> None:
     """Show every topic as it is on the cluster."""
     from streams.kafka.admin import ClusterError

@@ -3,13 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from server.errors import StartupError
-
-F = TypeVar("F", bound=Callable[..., Any])
+from server.options import config_option
 
 
 @click.group()
@@ -17,17 +16,8 @@ def upgrade() -> None:
     """Finish the upgrade of a cluster to a new release."""
 
 
-def _config_option(command: F) -> F:
-    return click.option(
-        "--config",
-        type=click.Path(path_type=Path),
-        envvar="ODRADEK_CONFIG",
-        help="TOML or YAML file of settings; its section is kafka.",
-    )(command)
-
-
 @upgrade.command()
-@_config_option
+@config_option
 def status(config: Path | None) -> None:
     """Show the logic version of every partition and what each live member has; exits with 1 while one is behind."""
     from streams.kafka import upgrades
@@ -52,7 +42,7 @@ def status(config: Path | None) -> None:
 
 
 @upgrade.command()
-@_config_option
+@config_option
 @click.option(
     "--timeout", "timeout_s", type=float, default=60.0, show_default=True, help="Seconds to wait for owners."
 )

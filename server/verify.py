@@ -6,15 +6,11 @@ from pathlib import Path
 import click
 
 from server.errors import StartupError
+from server.options import config_option
 
 
 @click.command()
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    envvar="ODRADEK_CONFIG",
-    help="TOML or YAML file of settings, which the environment overrides.",
-)
+@config_option
 @click.option(
     "--stores/--no-stores", "with_stores", default=True, help="Whether stores are compared as well."
 )
