@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 CLUSTER_DIR := .cache/cluster
 CLUSTER_PORT := 7233
 
-.PHONY: setup demo cluster parts test test-kafka lint golden bench nightly cluster-up cluster-down clean
+.PHONY: setup demo cluster parts test test-kafka test-cluster lint golden bench nightly cluster-up cluster-down clean
 
 setup: $(READY)
 
@@ -39,6 +39,10 @@ test: lint parts
 test-kafka: parts
 	$(BIN)/python -m pytest tests/kafka
 
+# Every fault of a cluster under load: processes, brokers, stores. About ten minutes.
+test-cluster: parts
+	$(BIN)/python -m pytest tests/cluster
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,7 +59,7 @@ bench: setup
 # The tests that take too long for every change.
 nightly: setup
 	ODRADEK_TEST_SEEDS=10000 ODRADEK_TEST_KILLS=50 ODRADEK_TEST_CRASHES=50 ODRADEK_TEST_FUZZ=10 \
-		ODRADEK_TEST_KILL_SECONDS=600 ODRADEK_TEST_DOWN_SECONDS=60 $(BIN)/python -m pytest
+		ODRADEK_TEST_KILL_SECONDS=600 ODRADEK_TEST_DOWN_SECONDS=60 $(BIN)/python -m pytest tests
 
 # Leaves a cluster serving on this machine: deploy/local/README.md.
 cluster-up: setup
