@@ -86,7 +86,7 @@ class Driver:
         steps = [self._signal(run, f"signal-{number}") for number in range(self._chance.randint(2, 8))]
         if not run.continued:  # An update id counts for one run only, a request id as well.
             steps += [self._update(run, f"good-{number}") for number in range(self._chance.randint(1, 3))]
-            steps += [self._update(run, f"bad-{number}") for number in range(self._chance.randint(0, 2))]
+            steps += [self._update(run, f"wrong-{number}") for number in range(self._chance.randint(0, 2))]
         self._chance.shuffle(steps)
         await asyncio.gather(*steps)
         handle = self._client.get_workflow_handle(run.workflow_id, result_type=Progress)
@@ -134,7 +134,7 @@ class Driver:
         try:
             await until_answered(lambda: handle.execute_update(Order.add, name, id=f"id {name}"))
         except WorkflowUpdateFailedError:
-            assert name.startswith("bad")
+            assert name.startswith("wrong")
             run.rejected.add(name)
         else:
             run.updated.add(name)

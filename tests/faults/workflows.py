@@ -109,7 +109,7 @@ class Order:
 
     @add.validator
     def _validate_add(self, name: str) -> None:
-        if name.startswith("bad"):
+        if name.startswith("wrong"):
             raise ValueError("a bad name")
 
 

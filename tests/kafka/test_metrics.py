@@ -164,7 +164,7 @@ def _check_logs(running: Member) -> None:
             assert running.of("odradek_partition_dead_letters_total", **labels) == 0
     emitted = running.sum("odradek_partition_emitted_total", processor="history")
     made = sum(len(read_all(running.kafka, name)) for name in (topology.HISTORY, topology.VISIBILITY))
-    assert emitted > made >= 4
+    assert emitted > made >= 3  # events together, and two rows for lists
     assert running.sum("odradek_partition_replied_total", processor="history") >= 4
 
 
