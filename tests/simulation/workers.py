@@ -183,7 +183,7 @@ class Worker:
         request.commands.extend(commands)
         if any(command.command_type == START_CHILD for command in commands):
             # A workflow task between a child's Initiated and its Started event is a point to reset to.
-            request.force_create_new_workflow_task = rng.random() < 0.5
+            request.force_create_new_workflow_task = rng.random() < 0.8
         if self.sticky_queue:
             request.sticky_attributes.CopyFrom(
                 StickyExecutionAttributes(
