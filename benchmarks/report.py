@@ -176,6 +176,15 @@ def _fraction(ratio: float) -> str:
     return f"1/{number(1 / ratio)}" if 0 < ratio < 1 else number(ratio)
 
 
+def concluded(results: Results, scenarios: Mapping[str, Scenario] = SCENARIOS) -> int:
+    """Print the table and what was missed; returns the exit code: 3 when something was."""
+    print(table(results, scenarios))
+    missed = unmet(results, scenarios)
+    for line in missed:
+        print(f"not met: {line}")
+    return 3 if missed else 0
+
+
 def unmet(results: Results, scenarios: Mapping[str, Scenario] = SCENARIOS) -> list[str]:
     """One line for each requirement that was measured and missed."""
     lines = []

@@ -37,11 +37,7 @@ def main() -> None:
         results = asyncio.run(_measure(options))
     except RuntimeError as error:
         sys.exit(f"error: {error}")
-    print(report.table(results))
-    missed = report.unmet(results)
-    for line in missed:
-        print(f"not met: {line}")
-    sys.exit(3 if missed else 0)
+    sys.exit(report.concluded(results))
 
 
 def _parse() -> argparse.Namespace:
