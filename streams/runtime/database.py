@@ -45,6 +45,7 @@ CREATE TABLE IF NOT EXISTS registry (name TEXT PRIMARY KEY, config BLOB NOT NULL
 CREATE TABLE IF NOT EXISTS dead_letters (offset INTEGER PRIMARY KEY, letter BLOB NOT NULL) STRICT;
 """
 
+_APPEND = "INSERT INTO log VALUES (?, ?, ?)"
 _PUT = RowsStatement("INSERT OR REPLACE INTO state (tbl, key, kind, id, value) VALUES", 5)
 _DROP = RowsStatement.deleting("state", "tbl", "key", "kind", "id")
 _PUT_DUE = RowsStatement("INSERT OR REPLACE INTO due (partition, key, due_ms, payload) VALUES", 4)
@@ -194,10 +195,15 @@ class Database:
     def commit(self, commit: Commit) -> None:
         """Write everything in one transaction. Raises sqlite3.Error, after which the process must end."""
         tx = self._writer
+        if not (commit.partitions or commit.stores or commit.truncate_below):
+            # One statement is a transaction of its own: each takes the interpreter lock several times.
+            if commit.records:
+                tx.execute(_APPEND, (commit.first, commit.last, commit.records))
+            return
         tx.execute("BEGIN IMMEDIATE")
         try:
             if commit.records:
-                tx.execute("INSERT INTO log VALUES (?, ?, ?)", (commit.first, commit.last, commit.records))
+                tx.execute(_APPEND, (commit.first, commit.last, commit.records))
             for partition in commit.partitions:
                 self._write_partition(tx, partition)
             for write in commit.stores:
