@@ -47,7 +47,6 @@ LABELS = {
     "checkpoint_share": "part of the time spent on checkpoints",
     "hop_p50_ms": "hop p50, ms",
     "hop_p99_ms": "hop p99, ms",
-    "history_hop_p50_ms": "hop to the topic of histories p50, ms",
     "rate_per_s": "rate, /s",
     "gap_s": "longest gap, s",
     "gap_beyond_session_s": "longest gap beyond the session timeout, s",

@@ -110,7 +110,7 @@ CLUSTER_SCENARIOS: Final = {
             "hop",
             "one hop: record in, fold, record seen by the next",
             (Requirement("hop_p50_ms", "limit", 2),),
-            ("rate_per_s", "hop_p99_ms", "history_hop_p50_ms"),
+            ("rate_per_s", "hop_p99_ms", PARTS_CPU),
             peer=False,
         ),
         Scenario(
