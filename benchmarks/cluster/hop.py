@@ -34,7 +34,7 @@ RATE_PER_S: Final = 200
 WORKFLOWS: Final = 100
 """Open workflows that get the signals in turn: so few that their workflow tasks, which nobody polls, add no load."""
 
-_WARMUP_S: Final = 2
+_WARMUP_S: Final = 20
 _LAST_S: Final = 5.0
 """How long what was sent last may take."""
 

@@ -109,7 +109,7 @@ class KafkaSettings(_Section):
 
     def client(self) -> dict[str, str | int | float | bool]:
         """What every librdkafka client gets."""
-        return {"bootstrap.servers": self.brokers, **self.properties}
+        return {"bootstrap.servers": self.brokers, "socket.nagle.disable": True, **self.properties}
 
     def producer(self) -> dict[str, str | int | float | bool]:
         """What a producer of records gets (fold.md rule 11)."""
