@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 import structlog
@@ -49,13 +49,14 @@ def limits_of(dynamic_config: Mapping[str, str]) -> Limits:
     return limits
 
 
-def stop_signal() -> asyncio.Event:
-    """Returns what the first SIGINT or SIGTERM sets; a second one ends the process at once."""
+def stop_signal(before_end: Callable[[], None] = lambda: None) -> asyncio.Event:
+    """Returns what the first SIGINT or SIGTERM sets; a second one ends the process at once, after ``before_end``."""
     stopping = asyncio.Event()
 
     def stop(number: int) -> None:
         if stopping.is_set():
             # All that was answered is durable: nothing is lost without a checkpoint.
+            before_end()
             os._exit(128 + number)
         stopping.set()
 

@@ -38,19 +38,24 @@ class _Supervisor:
         self._children: dict[int, asyncio.subprocess.Process] = {}
 
     async def run(self, processes: int) -> int:
-        self._stopping = stop_signal()
+        self._stopping = stop_signal(self._kill)
         keepers = [asyncio.create_task(self._keep(index)) for index in range(processes)]
         await self._stopping.wait()
-        for child in self._children.values():
-            _signal(child, signal.SIGTERM)
+        self._tell(signal.SIGTERM)
         _, late = await asyncio.wait(keepers, timeout=DRAIN_TIMEOUT_S)
         if late:
             _log.error("processes are killed that did not stop in time", timeout_s=DRAIN_TIMEOUT_S)
-            for child in self._children.values():
-                _signal(child, signal.SIGKILL)
+            self._kill()
             await asyncio.wait(late)
         codes = [keeper.result() for keeper in keepers]
         return next((code for code in codes if code), 0)
+
+    def _kill(self) -> None:
+        self._tell(signal.SIGKILL)
+
+    def _tell(self, number: int) -> None:
+        for child in self._children.values():
+            _signal(child, number)
 
     async def _keep(self, index: int) -> int:
         """Keep one process running until all are to stop; returns the exit code of the last one."""

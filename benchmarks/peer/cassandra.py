@@ -8,12 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.peer.peer import CACHE, PeerError
+from benchmarks.peer.peer import CACHE, PeerError, build
 
 VERSION = "v1.31.2"
 SOURCE = Path(__file__).parent / "server"
@@ -33,18 +32,8 @@ def install() -> Path:
     Raises PeerError when there is no Go toolchain or the build fails.
     """
     binary = installed_binary()
-    if binary.exists():
-        return binary
-    if shutil.which("go") is None:
-        raise PeerError("Go is needed to build the real server: install it, or put `go` on PATH")
-    binary.parent.mkdir(parents=True, exist_ok=True)
-    print(f"building go.temporal.io/server@{VERSION} (minutes, the first time)", file=sys.stderr)
-    built = subprocess.run(
-        ["go", "build", "-o", str(binary), "."], cwd=SOURCE, capture_output=True, text=True, check=False
-    )
-    if built.returncode != 0:
-        raise PeerError(f"go build failed:\n{built.stderr[-2000:]}")
-    return binary
+    what = f"go.temporal.io/server@{VERSION}"
+    return build(binary, what, ["go", "build", "-o", str(binary), "."], folder=SOURCE)
 
 
 def make_schemas(*, keyspace: str, cassandra_port: int, database: str, postgres_port: int, user: str) -> None:

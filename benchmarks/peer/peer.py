@@ -67,21 +67,28 @@ def install() -> Path:
     Returns its path. Raises PeerError when there is no Go toolchain or the build fails.
     """
     binary = installed_binary()
+    module = f"{CLI_MODULE}@{CLI_VERSION}"
+    return build(binary, module, ["go", "install", module], {"GOBIN": str(binary.parent)})
+
+
+def build(
+    binary: Path,
+    what: str,
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Path:
+    """Have Go make `binary`, unless it is there, by `command` in `folder`; returns its path. Raises PeerError."""
     if binary.exists():
         return binary
     if shutil.which("go") is None:
         raise PeerError("Go is needed to build the real server: install it, or put `go` on PATH")
     binary.parent.mkdir(parents=True, exist_ok=True)
-    print(f"building {CLI_MODULE}@{CLI_VERSION} (minutes, the first time)", file=sys.stderr)
-    built = subprocess.run(
-        ["go", "install", f"{CLI_MODULE}@{CLI_VERSION}"],
-        env={**os.environ, "GOBIN": str(binary.parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    print(f"building {what} (minutes, the first time)", file=sys.stderr)
+    variables = {**os.environ, **(environment or {})}
+    built = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
     if built.returncode != 0:
-        raise PeerError(f"go install failed:\n{built.stderr[-2000:]}")
+        raise PeerError(f"{' '.join(command[:2])} failed:\n{built.stderr[-2000:]}")
     return binary
 
 

@@ -27,12 +27,11 @@ Acknowledged = Callable[[], None]
 _FULL_WAIT_S: Final = 0.05
 
 PATIENT: Final = frozenset((topology.HISTORY, topology.VISIBILITY))
-"""What goes to stores: nobody waits for it, as readers get the newest events beside answers."""
+"""What goes to stores: nobody waits for it, as readers get the newest events beside answers. It is encoded late, too,
+so that no reply waits for that."""
 
 PATIENCE_S: Final = 0.1
 """How far apart the bursts are in which such records are sent: so each request carries many."""
-
-_Sent = tuple[str, int, bytes, "bytes | None", "Acknowledged | None", "wire.Headers | None"]
 
 
 class SendError(Exception):
@@ -52,18 +51,20 @@ class Outlet:
         self._codec = codec
         self._partitions = partitions
         self._producer = Producer(settings.producer(), logger=LOG)
-        self._patient: list[_Sent] = []
+        self._patient: list[tuple[Record, Acknowledged | None]] = []
         self._patient_until_s = 0.0
         self.failure = ""
 
     def append(self, record: Record, acknowledged: Acknowledged | None = None) -> None:
         """Append a record to its topic and partition. Raises SendError."""
-        value, headers = wire.message_of(self._codec, record)
-        sent = (record.topic, record.partition, record.key.encode(), value, acknowledged, headers)
         if record.topic in PATIENT:
-            self._patient.append(sent)
+            self._patient.append((record, acknowledged))
         else:
-            self._send(*sent)
+            self._append(record, acknowledged)
+
+    def _append(self, record: Record, acknowledged: Acknowledged | None) -> None:
+        value, headers = wire.message_of(self._codec, record)
+        self._send(record.topic, record.partition, record.key.encode(), value, acknowledged, headers)
 
     def reply(self, reply: ReplyRecord, acknowledged: Acknowledged) -> bool:
         """Send a reply to its gateway; False when its address is none. Raises SendError."""
@@ -120,8 +121,8 @@ class Outlet:
         waiting, self._patient = self._patient, []
         self._patient_until_s = time.monotonic() + PATIENCE_S
         try:
-            for sent in waiting:
-                self._send(*sent)
+            for record, acknowledged in waiting:
+                self._append(record, acknowledged)
         except SendError as error:
             self.failure = self.failure or str(error)
 

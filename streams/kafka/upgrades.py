@@ -76,7 +76,9 @@ class Upgrades:
 
     def _in_force(self) -> dict[str, dict[int, int | None]]:
         changelogs = {topic: self._names.changelog(processor) for processor, topic in PROCESSORS.items()}
-        reader = Reader(self._settings, "upgrade", self._cluster.client, list(changelogs.values()))
+        reader = Reader(
+            self._settings, self._names.group("upgrade"), self._cluster.client, list(changelogs.values())
+        )
         try:
             return {
                 topic: {

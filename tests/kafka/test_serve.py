@@ -184,6 +184,27 @@ async def test_processes_share_the_work_and_one_that_is_killed_comes_back(
         assert [event.event_id for event in events] == list(range(1, len(events) + 1))
 
 
+def test_a_second_signal_leaves_no_process_behind(config: Path, tmp_path: Path, ports: Ports) -> None:
+    server = ServerProcess(config, tmp_path / "log", "--processes", "2")
+    try:
+        server.wait_until_ready(ports.metrics, ports.metrics + 1)
+        pid = server.process.pid
+        paused, other = children_of(pid)
+        os.kill(paused, signal.SIGSTOP)  # holds the first signal's goodbye up
+        os.kill(pid, signal.SIGTERM)
+        cluster_server.wait_until(lambda: other not in children_of(pid))
+    finally:
+        code = server.stop()
+    assert code == 128 + signal.SIGTERM
+    cluster_server.wait_until(lambda: not listens(ports.metrics))
+
+
+def listens(port: int) -> bool:
+    """Whether a process has a port, paused or not."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def owned_at(metrics_port: int) -> list[str]:
     """The partitions that a process owns."""
     numbers = cluster_server.metrics(metrics_port)
