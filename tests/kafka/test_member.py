@@ -435,6 +435,7 @@ def test_a_member_leaves_to_one_of_a_newer_release(
     # It owns the partition before it has folded the marker, which its next checkpoint tells of.
     wait_for(lambda: last_position(settings, "timer", 0).logic_version == 99)
     newer.stop()
+    assert last_position(settings, "timer", 0).logic_version == 99
 
 
 # Helpers
