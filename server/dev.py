@@ -12,7 +12,7 @@ import uvloop
 from gateway.metrics import Registry
 from gateway.metrics_endpoint import MetricsEndpoint
 from server.ports import address, check_port
-from server.process import Server, limits_of, run_to_end, stop_signal
+from server.process import Server, limits_of, run_to_end, stop_signal, yielding_threads
 from server.settings import DevSettings
 from streams.limits import Limits
 
@@ -35,7 +35,8 @@ async def _run(settings: DevSettings, path: Path, limits: Limits, start: Start) 
     async with AsyncExitStack() as stack:
         endpoint = await _serve_metrics(settings, registry)
         stack.push_async_callback(endpoint.stop)
-        server = await start(settings, path, limits, registry)
+        with yielding_threads():
+            server = await start(settings, path, limits, registry)
         stack.push_async_callback(server.stop)
         _print_banner(settings, path, server.port, endpoint.port)
         return await run_to_end(stopping, server, "the engine stopped")
