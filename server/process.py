@@ -88,12 +88,16 @@ def stop_signal(before_end: Callable[[], None] = lambda: None) -> asyncio.Event:
     return stopping
 
 
-async def run_to_end(stopping: asyncio.Event, server: Server, on_failure: str) -> int:
-    """Serves until a signal comes, then drains, or a failure, logged as ``on_failure``; returns the exit code."""
-    # What the imports made lives as long as the process: the collector need not look at it again.
+def collect_seldom() -> None:
+    """Look for garbage as seldom as suits a server, and never in what the imports made, which lives as long as it."""
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 100)
     gc.enable()
+
+
+async def run_to_end(stopping: asyncio.Event, server: Server, on_failure: str) -> int:
+    """Serves until a signal comes, then drains, or a failure, logged as ``on_failure``; returns the exit code."""
+    collect_seldom()
     failure = await _wait_for_end(stopping, server)
     if failure is not None:
         _log.error(on_failure, reason=str(failure), exc_info=failure)

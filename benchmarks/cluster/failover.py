@@ -29,9 +29,10 @@ SESSION_MS: Final = 6_000
 LANES: Final = 4
 """Callers for each partition, one signal after another."""
 PAUSE_S: Final = 0.05
-BEFORE_S: Final = 5.0
+BEFORE_S: Final = 60.0
 AFTER_S: Final = 3.0
-"""For how long load goes on before the kill, and after every partition has answered again."""
+"""For how long load goes on before the kill, until brokers that just started have compiled what they do, and after
+every partition has answered again."""
 
 _CALL_S: Final = 30.0
 _RETRY_S: Final = 0.02

@@ -11,6 +11,7 @@ from benchmarks.cluster import bulk
 from benchmarks.cluster.parts import Parts, Site
 from benchmarks.cluster.scenarios import ClusterSizes
 from benchmarks.cluster.servers import Choices
+from server.process import collect_seldom
 from streams.kafka.member import Member
 from streams.kafka.names import Names
 from streams.kafka.settings import KafkaSettings
@@ -27,6 +28,7 @@ async def measure(parts: Parts, port: int, sizes: ClusterSizes, choices: Choices
     try:
         await bulk.fill(site, port, choices, range(sizes.restore_workflows))
         kafka = bulk.loader_settings(site, choices)
+        collect_seldom()  # as `odradek serve` does
         rounds = [
             await asyncio.to_thread(_restored_s, kafka, site.directory / f"cold-{n}") for n in range(ROUNDS)
         ]

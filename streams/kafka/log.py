@@ -22,6 +22,7 @@ LOG = logging.getLogger(__name__)
 READ_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.2
 _BATCH: Final = 5_000
+_GATHER_S: Final = 0.02
 
 LASTING: Final = frozenset(
     (
@@ -69,13 +70,18 @@ class Reader:
         """The offset below which every transaction has ended. Raises ReadError."""
         return last_stable_offsets(self._admin, topic, [partition])[partition]
 
-    def read(self, topic: str, partition: int, offset: int) -> Iterator[list[Message]]:
-        """Everything committed from `offset` on, up to the end there is, in batches. Raises ReadError."""
+    def read(
+        self, topic: str, partition: int, offset: int, wait_s: float = _GATHER_S
+    ) -> Iterator[list[Message]]:
+        """Everything committed from `offset` on, up to the end there is, in batches. Raises ReadError.
+
+        A batch that is not full gathers for `wait_s`: who reads much takes the interpreter's lock less often.
+        """
         self._consumer.assign([TopicPartition(topic, partition, offset)])
         try:
             deadline_s = time.monotonic() + READ_TIMEOUT_S
             while True:
-                batch, at_end = self._batch(topic, partition)
+                batch, at_end = self._batch(topic, partition, wait_s)
                 if batch:
                     deadline_s = time.monotonic() + READ_TIMEOUT_S
                 yield batch
@@ -86,25 +92,30 @@ class Reader:
         finally:
             self._consumer.unassign()
 
-    def _batch(self, topic: str, partition: int) -> tuple[list[Message], bool]:
+    def _batch(self, topic: str, partition: int, wait_s: float) -> tuple[list[Message], bool]:
         """What is there, and whether the end is reached; empty when nothing is there yet. Raises ReadError."""
         first = self._consumer.poll(_POLL_S)
         if first is None:
             return [], False
-        batch, at_end = [], False
-        for message in (first, *self._consumer.consume(_BATCH, 0)):
-            error = message.error()
-            if error is None:
-                batch.append(message)
-            elif error.code() == KafkaError._PARTITION_EOF:
-                at_end = True
-            elif error.fatal() or error.code() in LASTING:
-                raise ReadError(f"{topic}/{partition} cannot be read: {error.str()}")
+        messages = [first]
+        if first.error() is None:
+            messages += self._consumer.consume(_BATCH, wait_s)
+        batch = [message for message in messages if message.error() is None]
+        at_end = False
+        if len(batch) < len(messages):
+            for message in messages:
+                error = message.error()
+                if error is None:
+                    continue
+                if error.code() == KafkaError._PARTITION_EOF:
+                    at_end = True
+                elif error.fatal() or error.code() in LASTING:
+                    raise ReadError(f"{topic}/{partition} cannot be read: {error.str()}")
         return batch, at_end
 
     def read_one(self, topic: str, partition: int, offset: int) -> Message:
         """The record at `offset`. Raises ReadError."""
-        for batch in self.read(topic, partition, offset):
+        for batch in self.read(topic, partition, offset, 0.0):
             if batch:
                 return batch[0]
         raise ReadError(f"{topic}/{partition} has no record {offset}")

@@ -35,22 +35,38 @@ class Restored:
     def take(self, batch: list[Message]) -> list[keys.Change]:
         """Go on with records, and return what they change. Raises TakeoverRefusedError."""
         changed: list[keys.Change] = []
+        first = 0
+        tags = [message.headers() for message in batch]
+        for last in range(1, len(batch) + 1):
+            if last == len(batch) or tags[last] != tags[first]:
+                changed += self._take_checkpoint(batch[first:last], tags[first])
+                first = last
+        return changed
+
+    def _take_checkpoint(self, batch: list[Message], headers: object) -> list[keys.Change]:
+        """Records that follow each other with the same headers: all or a part of a checkpoint."""
+        checkpoint = _checkpoint_of(headers)
+        changed = [(key, message.value()) for message in batch if (key := message.key()) is not None]
+        if checkpoint is None or len(changed) < len(batch):
+            return self._without_foreign(batch, checkpoint is not None)
+        if checkpoint != self._checkpoint:
+            self._checkpoint, self._rows, self.first = checkpoint, {}, _offset(batch[0])
+        self._rows.update(changed)
+        if keys.POSITION in self._rows:
+            self._take_position(self._rows.pop(keys.POSITION) or b"", _offset(batch[-1]))
+        self.next_offset = _offset(batch[-1]) + 1
+        return changed
+
+    def _without_foreign(self, batch: list[Message], of_a_checkpoint: bool) -> list[keys.Change]:
+        """What is left of records of which some are none of a checkpoint's. Raises TakeoverRefusedError."""
+        changed: list[keys.Change] = []
         for message in batch:
-            key, value, offset = message.key(), message.value(), message.offset()
-            assert offset is not None
-            checkpoint = _checkpoint_of(message)
-            if key is None or checkpoint is None:
-                if offset not in self._passable:
-                    raise self._refusal(offset, "is not one of a checkpoint: somebody else wrote it")
-                self.next_offset = offset + 1
+            if of_a_checkpoint and message.key() is not None:
+                changed += self._take_checkpoint([message], message.headers())
                 continue
-            if checkpoint != self._checkpoint:
-                self._checkpoint, self._rows, self.first = checkpoint, {}, offset
-            changed.append((key, value))
-            if key == keys.POSITION:
-                self._take_position(value or b"", offset)
-            else:
-                self._rows[key] = value
+            offset = _offset(message)
+            if offset not in self._passable:
+                raise self._refusal(offset, "is not one of a checkpoint: somebody else wrote it")
             self.next_offset = offset + 1
         return changed
 
@@ -91,10 +107,15 @@ class Restored:
         )
 
 
-def _checkpoint_of(message: Message) -> bytes | None:
-    """Which checkpoint a record is of, None for none."""
-    headers = message.headers()
+def _checkpoint_of(headers: object) -> bytes | None:
+    """Which checkpoint a record with these headers is of, None for none."""
     if isinstance(headers, list) and headers and headers[0][0] == CHECKPOINT_HEADER:
         content = headers[0][1]
         return content if isinstance(content, bytes) else None
     return None
+
+
+def _offset(message: Message) -> int:
+    offset = message.offset()
+    assert offset is not None
+    return offset

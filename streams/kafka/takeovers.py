@@ -33,7 +33,7 @@ from streams.runtime.takeover import take_over
 
 LOG = logging.getLogger(__name__)
 
-THREADS: Final = 3
+THREADS: Final = 4
 """Takeovers at a time: they mostly wait for the cluster."""
 
 _CLOSE_WAIT_S: Final = 30.0
