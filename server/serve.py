@@ -17,7 +17,7 @@ from gateway.metrics import Registry
 from gateway.metrics_endpoint import MetricsEndpoint
 from server.member import MemberProcess
 from server.ports import address, check_port
-from server.process import limits_of, run_to_end, stop_signal
+from server.process import limits_of, run_to_end, stop_signal, yielding_threads
 from server.settings import Settings
 from server.supervisor import CANNOT_START
 from streams.limits import Limits
@@ -42,14 +42,15 @@ async def _run(settings: Settings, index: int, limits: Limits) -> int:
         check_port("port", serve.ip, serve.port)
     registry = Registry()
     async with AsyncExitStack() as stack:
-        member = MemberProcess(settings, index, limits, registry)
-        endpoint = await _serve_probes(settings, index, registry, member)
-        stack.push_async_callback(endpoint.stop)
-        stack.push_async_callback(member.stop)
-        stack.callback(stuck.start)
-        started = asyncio.create_task(member.start())
-        stopped = asyncio.create_task(stopping.wait())
-        await asyncio.wait((started, stopped), return_when=asyncio.FIRST_COMPLETED)
+        with yielding_threads():
+            member = MemberProcess(settings, index, limits, registry)
+            endpoint = await _serve_probes(settings, index, registry, member)
+            stack.push_async_callback(endpoint.stop)
+            stack.push_async_callback(member.stop)
+            stack.callback(stuck.start)
+            started = asyncio.create_task(member.start())
+            stopped = asyncio.create_task(stopping.wait())
+            await asyncio.wait((started, stopped), return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if not started.done():
             started.cancel()
