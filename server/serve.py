@@ -42,15 +42,17 @@ async def _run(settings: Settings, index: int, limits: Limits) -> int:
         check_port("port", serve.ip, serve.port)
     registry = Registry()
     async with AsyncExitStack() as stack:
-        with yielding_threads():
-            member = MemberProcess(settings, index, limits, registry)
-            endpoint = await _serve_probes(settings, index, registry, member)
-            stack.push_async_callback(endpoint.stop)
-            stack.push_async_callback(member.stop)
-            stack.callback(stuck.start)
-            started = asyncio.create_task(member.start())
-            stopped = asyncio.create_task(stopping.wait())
-            await asyncio.wait((started, stopped), return_when=asyncio.FIRST_COMPLETED)
+        # Here the loop is one thread among several that fold: where it took the core from one of those, that one would
+        # keep the interpreter's lock, and both would wait.
+        stack.enter_context(yielding_threads())
+        member = MemberProcess(settings, index, limits, registry)
+        endpoint = await _serve_probes(settings, index, registry, member)
+        stack.push_async_callback(endpoint.stop)
+        stack.push_async_callback(member.stop)
+        stack.callback(stuck.start)
+        started = asyncio.create_task(member.start())
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait((started, stopped), return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if not started.done():
             started.cancel()
