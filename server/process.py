@@ -58,17 +58,18 @@ def yielding_threads() -> Iterator[None]:
     few each would take the loop's from it in the middle of a step (decision 0011). Elsewhere, where a policy was set
     already, and where none may be set, nothing changes.
     """
-    policies = ("SCHED_BATCH", "SCHED_OTHER", "sched_getscheduler", "sched_setscheduler")
-    if not all(hasattr(os, name) for name in policies) or os.sched_getscheduler(0) != os.SCHED_OTHER:
-        yield
-        return
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    changed = False
+    if hasattr(os, "SCHED_BATCH"):
+        with contextlib.suppress(OSError):
+            if os.sched_getscheduler(0) == os.SCHED_OTHER:
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+                changed = True
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        if changed:
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def stop_signal(before_end: Callable[[], None] = lambda: None) -> asyncio.Event:

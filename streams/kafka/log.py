@@ -97,20 +97,16 @@ class Reader:
         first = self._consumer.poll(_POLL_S)
         if first is None:
             return [], False
-        messages = [first]
-        if first.error() is None:
-            messages += self._consumer.consume(_BATCH, wait_s)
-        batch = [message for message in messages if message.error() is None]
-        at_end = False
-        if len(batch) < len(messages):
-            for message in messages:
-                error = message.error()
-                if error is None:
-                    continue
-                if error.code() == KafkaError._PARTITION_EOF:
-                    at_end = True
-                elif error.fatal() or error.code() in LASTING:
-                    raise ReadError(f"{topic}/{partition} cannot be read: {error.str()}")
+        more = self._consumer.consume(_BATCH, wait_s) if first.error() is None else []
+        batch, at_end = [], False
+        for message in (first, *more):
+            error = message.error()
+            if error is None:
+                batch.append(message)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                at_end = True
+            elif error.fatal() or error.code() in LASTING:
+                raise ReadError(f"{topic}/{partition} cannot be read: {error.str()}")
         return batch, at_end
 
     def read_one(self, topic: str, partition: int, offset: int) -> Message:

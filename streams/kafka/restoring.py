@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Container
 from typing import Final
 
@@ -35,40 +36,31 @@ class Restored:
     def take(self, batch: list[Message]) -> list[keys.Change]:
         """Go on with records, and return what they change. Raises TakeoverRefusedError."""
         changed: list[keys.Change] = []
-        first = 0
-        tags = [message.headers() for message in batch]
-        for last in range(1, len(batch) + 1):
-            if last == len(batch) or tags[last] != tags[first]:
-                changed += self._take_checkpoint(batch[first:last], tags[first])
-                first = last
+        for headers, group in itertools.groupby(batch, Message.headers):
+            changed += self._take_together(_checkpoint_of(headers), list(group))
         return changed
 
-    def _take_checkpoint(self, batch: list[Message], headers: object) -> list[keys.Change]:
-        """Records that follow each other with the same headers: all or a part of a checkpoint."""
-        checkpoint = _checkpoint_of(headers)
-        changed = [(key, message.value()) for message in batch if (key := message.key()) is not None]
-        if checkpoint is None or len(changed) < len(batch):
-            return self._without_foreign(batch, checkpoint is not None)
-        if checkpoint != self._checkpoint:
-            self._checkpoint, self._rows, self.first = checkpoint, {}, _offset(batch[0])
-        self._rows.update(changed)
-        if keys.POSITION in self._rows:
-            self._take_position(self._rows.pop(keys.POSITION) or b"", _offset(batch[-1]))
+    def _take_together(self, checkpoint: bytes | None, batch: list[Message]) -> list[keys.Change]:
+        """Records that follow each other with the same headers: all or a part of a checkpoint, or of none."""
+        changed: list[keys.Change] = []
+        if checkpoint is not None:
+            changed = [(key, message.value()) for message in batch if (key := message.key()) is not None]
+        if len(changed) < len(batch):
+            self._check_foreign(batch if checkpoint is None else [m for m in batch if m.key() is None])
+        if changed:
+            if checkpoint != self._checkpoint:
+                self._checkpoint, self._rows, self.first = checkpoint, {}, _offset(batch[0])
+            self._rows.update(changed)
+            if keys.POSITION in self._rows:
+                self._take_position(self._rows.pop(keys.POSITION) or b"", _offset(batch[-1]))
         self.next_offset = _offset(batch[-1]) + 1
         return changed
 
-    def _without_foreign(self, batch: list[Message], of_a_checkpoint: bool) -> list[keys.Change]:
-        """What is left of records of which some are none of a checkpoint's. Raises TakeoverRefusedError."""
-        changed: list[keys.Change] = []
-        for message in batch:
-            if of_a_checkpoint and message.key() is not None:
-                changed += self._take_checkpoint([message], message.headers())
-                continue
-            offset = _offset(message)
+    def _check_foreign(self, batch: list[Message]) -> None:
+        """Refuse records that are of no checkpoint, but for those to be left out. Raises TakeoverRefusedError."""
+        for offset in map(_offset, batch):
             if offset not in self._passable:
                 raise self._refusal(offset, "is not one of a checkpoint: somebody else wrote it")
-            self.next_offset = offset + 1
-        return changed
 
     def _take_position(self, value: bytes, offset: int) -> None:
         try:

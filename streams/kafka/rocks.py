@@ -191,14 +191,13 @@ class PartitionStore:
         """
         with _storage_errors(self.path):
             batch: Any = WriteBatch(raw_mode=True)
-            put, delete, due_rows = batch.put, batch.delete, keys.DUE
             dues: dict[bytes, bytes | None] = {}
             for name, value in changed:
                 if value is None:
-                    delete(name)
+                    batch.delete(name)
                 else:
-                    put(name, value)
-                if name.startswith(due_rows):
+                    batch.put(name, value)
+                if name.startswith(keys.DUE):
                     self._index(batch, name, value, dues)
             batch.put(_HEAD, msgspec.msgpack.encode(head))
             self._db.write(batch, None if logged else _unlogged())
