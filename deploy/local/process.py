@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deploy.local.errors import PartError, PartFailed
-from deploy.local.system import command_line, processes
+from deploy.local.system import command_line, has_ended, processes
 
 LOG_LINES = 30
 POLL_INTERVAL_S = 0.05
@@ -119,8 +119,11 @@ class PartProcess:
         Returns:
             Whether it stopped in good order; also when it did not run.
         """
+        pid = self.pid
+        if pid is None:
+            return True
         self.ask_to_stop()
-        if self._is_gone_within(timeout_s):
+        if self._is_gone_within(timeout_s, pid):
             return True
         self.kill()
         return False
@@ -136,12 +139,12 @@ class PartProcess:
         _signal(pid, signal.SIGKILL)
         for child in children:
             _signal(child, signal.SIGKILL)
-        while self.pid is not None or any(command_line(child) for child in children):
+        while self.pid is not None or not all(map(has_ended, [pid, *children])):
             time.sleep(POLL_INTERVAL_S)
 
-    def _is_gone_within(self, timeout_s: float) -> bool:
+    def _is_gone_within(self, timeout_s: float, pid: int) -> bool:
         deadline_s = time.monotonic() + timeout_s
-        while self.pid is not None:
+        while self.pid is not None or not has_ended(pid):
             if time.monotonic() > deadline_s:
                 return False
             time.sleep(POLL_INTERVAL_S)
@@ -160,7 +163,7 @@ def kill_naming(text: str) -> None:
     found = [process.pid for process in processes() if text in process.arguments and process.pid != own]
     for pid in found:
         _signal(pid, signal.SIGKILL)
-    while any(command_line(pid) for pid in found):
+    while not all(map(has_ended, found)):
         time.sleep(POLL_INTERVAL_S)
 
 

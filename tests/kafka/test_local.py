@@ -22,9 +22,9 @@ from deploy.local.cassandra import CassandraNode, CassandraPorts
 from deploy.local.cluster import ClusterPorts, existing
 from deploy.local.errors import PartError, PartFailed, PartMissing
 from deploy.local.kafka import BrokerPorts, KafkaCluster
-from deploy.local.ports import free_ports
+from deploy.local.ports import free_ports, require_free
 from deploy.local.postgres import PostgresServer
-from deploy.local.process import PartProcess
+from deploy.local.process import PartProcess, kill_naming
 from deploy.local.system import processes
 
 ROOT = Path(__file__).parents[2]
@@ -184,6 +184,39 @@ def test_a_pid_that_now_belongs_to_another_process_is_left_alone(directory: Path
     assert process.pid is None
     process.kill()
     assert process.stop(timeout_s=0)
+
+
+_HOLDS_A_PORT = """
+import socket, sys, threading
+held = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+memory = b"x" * 200_000_000
+for _ in range(20):
+    threading.Thread(target=threading.Event().wait).start()
+"""
+
+
+@pytest.mark.parametrize("ends", ["killed", "stopped", "killed as a stray"])
+def test_a_process_that_was_ended_holds_no_port(directory: Path, ends: str) -> None:
+    # Its first thread ends long before the last one, which frees the memory first and then closes the port.
+    process = PartProcess("holder", directory)
+    for port in free_ports(5):
+        process.start([sys.executable, "-c", _HOLDS_A_PORT, str(port), str(directory)])
+        process.wait_until(lambda port=port: _is_listening(port), timeout_s=60)  # type: ignore[misc]
+        # As another command does, which is not its parent.
+        found = PartProcess("holder", directory)
+        if ends == "killed":
+            found.kill()
+        elif ends == "stopped":
+            assert found.stop(timeout_s=60)
+        else:
+            kill_naming(str(directory))
+        require_free(port)
+        assert process.pid is None
+
+
+def _is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.timeout(
