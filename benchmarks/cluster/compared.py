@@ -16,10 +16,6 @@ from benchmarks.scenarios import Scenario
 Tell = Callable[[Scenario, dict[str, Any], int], None]
 """Is told each run: its scenario, its figures, and its number from 0 on."""
 
-PRELUDE_WORKFLOWS = 200
-"""What a server just started works off before anything is measured: its caches and pools are cold."""
-
-
 async def compare(
     names: Sequence[str],
     servers: Sequence[str],
@@ -32,15 +28,16 @@ async def compare(
     """The runs of each scenario.
 
     A round starts one server after the other on stores of its own, and runs all the scenarios on it. The order of
-    the servers changes from round to round, so that neither always finds the parts as the other has left them. The
-    first round begins with more that nobody counts: Java's parts, just started, compile what is used most.
+    the servers changes from round to round, so that neither always finds the parts as the other has left them. Each
+    server begins with workflows that nobody counts: its own caches and pools are cold, and so may the parts be that it
+    uses. In the first round it begins with more: Java's parts, just started, still compile what is used most.
     """
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for turn in range(sizes.runs):
         for side in servers if turn % 2 == 0 else reversed(servers):
             async with serve(side, parts, port, str(turn + 1), choices) as server:
-                prelude = PRELUDE_WORKFLOWS if turn else sizes.first_workflows
-                await load.run(server, "one-activity", "-warmup", "0s", "-count", str(prelude))
+                prelude_s = sizes.prelude_s if turn else sizes.first_prelude_s
+                await load.run(server, "one-activity", *_timed(prelude_s, 0))
                 for name in names:
                     run = await _run(server, name, sizes)
                     runs[name].append(run)

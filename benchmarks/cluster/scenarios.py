@@ -28,7 +28,8 @@ class ClusterSizes:
     duration_s: int
     warmup_s: int
     signal_workflows: int
-    first_workflows: int
+    prelude_s: int
+    first_prelude_s: int
     hop_s: int
     failover_workflows: int
     failover_s: int
@@ -43,7 +44,8 @@ CLUSTER_FULL: Final = ClusterSizes(
     duration_s=20,
     warmup_s=3,
     signal_workflows=5,
-    first_workflows=1_500,
+    prelude_s=25,
+    first_prelude_s=60,
     hop_s=30,
     failover_workflows=100_000,
     failover_s=40,
@@ -57,7 +59,8 @@ CLUSTER_QUICK: Final = ClusterSizes(
     duration_s=3,
     warmup_s=1,
     signal_workflows=1,
-    first_workflows=100,
+    prelude_s=2,
+    first_prelude_s=5,
     hop_s=3,
     failover_workflows=1_000,
     failover_s=25,
