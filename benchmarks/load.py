@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,8 +52,10 @@ def build() -> None:
         raise LoadError(f"go build failed:\n{built.stderr[-2000:]}")
 
 
-async def run(server: Measured, scenario: str, *arguments: str) -> dict[str, Any]:
-    """Run the driver and add the server's side of the measured window to its result.
+async def run(
+    server: Measured, scenario: str, *arguments: str, began: Callable[[int], None] = lambda pid: None
+) -> dict[str, Any]:
+    """Run the driver and add the server's side of the measured window to its result. `began` is told its pid.
 
     Adds `server_cpu_s`, `server_cpu_ms_per_operation`, `driver_cpu_ms_per_operation`, `rss_mib` (at the end
     of the window) and `other_cpu_share`: the part of the machine that neither server nor driver used, which
@@ -65,6 +68,7 @@ async def run(server: Measured, scenario: str, *arguments: str) -> dict[str, Any
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     try:
+        began(process.pid)
         marks, complaints, output = await _follow(process, server)
     finally:
         if process.returncode is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import subprocess
@@ -28,6 +29,20 @@ class Usage:
     machine_cpu_s: float
     parts_cpu_s: Mapping[str, float] = field(default_factory=dict)
     parts_rss_mib: Mapping[str, float] = field(default_factory=dict)
+
+
+def without(reading: Usage, before: Usage, after: Usage) -> Usage:
+    """The reading less the time and the CPU that passed from one moment to another, as if those were one."""
+    return dataclasses.replace(
+        reading,
+        at_s=reading.at_s - (after.at_s - before.at_s),
+        tree_cpu_s=reading.tree_cpu_s - (after.tree_cpu_s - before.tree_cpu_s),
+        machine_cpu_s=reading.machine_cpu_s - (after.machine_cpu_s - before.machine_cpu_s),
+        parts_cpu_s={
+            name: cpu_s - (after.parts_cpu_s[name] - before.parts_cpu_s[name])
+            for name, cpu_s in reading.parts_cpu_s.items()
+        },
+    )
 
 
 def usage(pid: int) -> Usage:

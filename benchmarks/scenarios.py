@@ -7,6 +7,8 @@ from typing import Literal
 
 PEER = "temporal"
 OURS = "odradek"
+OTHER = "other"
+"""Ours of another working tree, beside which a change is tried."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import dataclasses
 import datetime
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from benchmarks import kept, load, proc, report
@@ -34,7 +35,7 @@ from benchmarks.cluster.scenarios import (
 )
 from benchmarks.cluster.servers import Choices
 from benchmarks.peer import cassandra as peer
-from benchmarks.scenarios import OURS, PEER
+from benchmarks.scenarios import OTHER, OURS, PEER
 from benchmarks.servers import WORK
 from deploy.local.errors import PartError
 
@@ -80,6 +81,9 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--compared", action="store_true", help="the scenarios that both servers run")
     parser.add_argument("--only", choices=["ours", "peer"], help="measure one server alone, without ratios")
+    parser.add_argument(
+        "--against", type=Path, metavar="DIR", help="beside ours of another working tree, not the real server"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny runs, to see that everything works")
     for field in dataclasses.fields(ClusterSizes):
         flag = "--" + field.name.replace("_", "-")
@@ -91,7 +95,7 @@ def _parse() -> argparse.Namespace:
         help=f"a process of ours with these roles, repeatable (default: one with {ALL_ROLES})",
     )
     parser.add_argument("--partitions", type=int, default=PARTITIONS, help=f"(default {PARTITIONS})")
-    parser.add_argument("--port", type=int, default=17200, help="first of 20 free ports (default 17200)")
+    parser.add_argument("--port", type=int, default=17200, help="first of 25 free ports (default 17200)")
     parser.add_argument("--report", action="store_true", help="measure nothing; render RESULTS.md")
     return parser.parse_args()
 
@@ -117,11 +121,13 @@ def _is_full(sizes: ClusterSizes) -> bool:
 
 async def _measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     sizes = _sizes(options)
-    choices = Choices(tuple(options.process or [ALL_ROLES]), options.partitions)
+    choices = Choices(tuple(options.process or [ALL_ROLES]), options.partitions, options.against)
     names = options.scenario or list(CLUSTER_SCENARIOS)
     if options.compared:
         names = [name for name in names if name in COMPARED]
     servers = [PEER, OURS] if options.only is None else [OURS if options.only == "ours" else PEER]
+    if options.against is not None:
+        servers = [OTHER, OURS]
     load.build()
     if PEER in servers and any(name in COMPARED for name in names):
         peer.install()
@@ -134,7 +140,7 @@ async def _measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         "sizes": dataclasses.asdict(sizes),
         "choices": choices.described(),
     }
-    complete = options.only is None and _is_full(sizes)
+    complete = options.only is None and options.against is None and _is_full(sizes)
     results = {}
 
     def have(name: str, runs: list[dict[str, Any]]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -23,9 +25,12 @@ from benchmarks import proc
 from benchmarks.cluster import metrics
 from benchmarks.cluster.parts import Parts, Site, settings
 from benchmarks.peer import cassandra as peer
-from benchmarks.scenarios import OURS, PEER
+from benchmarks.scenarios import OTHER, OURS, PEER
 from benchmarks.servers import WORK, first_accepted_call
 from deploy.local.postgres import USER
+
+SERVER_PORTS = 10
+"""How many ports a server takes at most."""
 
 STOP_S = 40.0
 READY_S = 120.0
@@ -65,6 +70,7 @@ class Choices:
 
     layout: Layout
     partitions: int
+    other: Path | None = None
 
     def described(self) -> dict[str, object]:
         """For the result files."""
@@ -75,14 +81,15 @@ class Choices:
 async def serve(
     name: str, parts: Parts, port: int, label: str, choices: Choices
 ) -> AsyncIterator[ClusterServer]:
-    """Run the server `name` ("temporal" or "odradek") with stores of its own until the block ends.
+    """Run the server `name` with stores of its own until the block ends.
 
-    It takes `port` and up to nine ports from there on.
+    "temporal" is the real server, "odradek" ours, and "other" ours of the working tree `choices.other`. It takes
+    SERVER_PORTS ports from `port` on at most.
     """
     site = Site(f"{name}_{label}".replace("-", "_"), parts)
     await asyncio.to_thread(site.make)
     try:
-        serving = serve_ours if name == OURS else _serve_peer
+        serving = {PEER: _serve_peer, OURS: serve_ours, OTHER: _serve_other}[name]
         async with serving(site, port, choices) as server:
             yield server
     finally:
@@ -118,6 +125,12 @@ async def _serve_peer(site: Site, port: int, choices: Choices) -> AsyncIterator[
 
 
 @contextlib.asynccontextmanager
+async def _serve_other(site: Site, port: int, choices: Choices) -> AsyncIterator[ClusterServer]:
+    async with serve_ours(site, port, choices, tree=choices.other) as server:
+        yield dataclasses.replace(server, name=OTHER)
+
+
+@contextlib.asynccontextmanager
 async def serve_ours(
     site: Site,
     port: int,
@@ -125,10 +138,12 @@ async def serve_ours(
     *,
     kafka: Mapping[str, object] | None = None,
     gateway: bool = True,
+    tree: Path | None = None,
 ) -> AsyncIterator[ClusterServer]:
     """Run ours on a site that is there, perhaps with topics and stores of an earlier run.
 
-    `kafka` are settings of that section beside the harness's own; without `gateway` no process has that role.
+    `kafka` are settings of that section beside the harness's own; without `gateway` no process has that role;
+    `tree` is another working tree of ours, whose code it is to run.
     """
     configs = []
     for index, roles in enumerate(choices.layout):
@@ -141,7 +156,7 @@ async def serve_ours(
     for tool in (("topics", "apply"), ("stores", "migrate")):
         await asyncio.to_thread(_tool, [str(_ODRADEK), *tool, "--config", str(configs[0])])
     commands = [[str(_ODRADEK), "serve", "--config", str(config)] for config in configs]
-    async with _running(OURS, site, commands, signal.SIGTERM) as (processes, log, began_s):
+    async with _running(OURS, site, commands, signal.SIGTERM, tree) as (processes, log, began_s):
         ports = [port + 1 + index for index in range(len(configs))]
         await asyncio.to_thread(wait_until_ready, ports, lambda: _ended(processes), log)
         accepted_s, version = await first_accepted_call(port) if gateway else (time.monotonic(), "")
@@ -160,7 +175,11 @@ async def serve_ours(
 
 @contextlib.asynccontextmanager
 async def _running(
-    name: str, site: Site, commands: Sequence[Sequence[str]], stop_signal: signal.Signals
+    name: str,
+    site: Site,
+    commands: Sequence[Sequence[str]],
+    stop_signal: signal.Signals,
+    tree: Path | None = None,
 ) -> AsyncIterator[tuple[list[asyncio.subprocess.Process], Path, float]]:
     """The processes of these commands, their log, and when the first was created (monotonic seconds)."""
     log = WORK / "logs" / f"{site.name}.log"
@@ -170,7 +189,7 @@ async def _running(
     with log.open("wb") as sink:
         try:
             for command in commands:
-                await _start(command, sink, processes)
+                await _start(command, sink, processes, {"PYTHONPATH": str(tree)} if tree else {})
             yield processes, log.relative_to(WORK.parents[1]), began_s
         finally:
             for process in processes:
@@ -182,9 +201,16 @@ async def _running(
 
 
 async def _start(
-    command: Sequence[str], sink: IO[bytes], processes: list[asyncio.subprocess.Process]
+    command: Sequence[str],
+    sink: IO[bytes],
+    processes: list[asyncio.subprocess.Process],
+    environment: Mapping[str, str],
 ) -> None:
-    processes.append(await asyncio.create_subprocess_exec(*command, stdout=sink, stderr=subprocess.STDOUT))
+    processes.append(
+        await asyncio.create_subprocess_exec(
+            *command, stdout=sink, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+        )
+    )
 
 
 async def _gone(process: asyncio.subprocess.Process) -> None:

@@ -31,6 +31,7 @@ type options struct {
 	compression      string
 	idPrefix         string
 	withWorker       bool
+	stops            string
 	json             bool
 }
 
@@ -47,6 +48,7 @@ func parseOptions() (options, error) {
 	flag.StringVar(&o.compression, "compression", "gzip", "gRPC compression: gzip (the SDK's default) or none")
 	flag.StringVar(&o.idPrefix, "id-prefix", "", "workflow id prefix (default: unique to this process)")
 	flag.BoolVar(&o.withWorker, "open-with-worker", false, "scenario open: let a worker run each workflow up to its wait")
+	flag.StringVar(&o.stops, "stops", "", "file that says for how long this process was stopped")
 	flag.BoolVar(&o.json, "json", false, "print the result as one JSON object")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -75,6 +77,12 @@ func main() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "driver:", err)
 		os.Exit(2)
+	}
+	if o.stops != "" {
+		if err := readStops(o.stops); err != nil {
+			fmt.Fprintln(os.Stderr, "driver:", err)
+			os.Exit(2)
+		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

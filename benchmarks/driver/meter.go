@@ -59,7 +59,7 @@ type meter struct {
 	samples    map[string][]time.Duration
 	errorCount int
 	errors     []string
-	began      time.Time
+	began      instant
 	elapsed    time.Duration
 	cpuAtStart time.Duration
 	cpu        time.Duration
@@ -74,7 +74,7 @@ func (m *meter) open() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	fmt.Fprintln(os.Stderr, "mark window-start")
-	m.measuring, m.began, m.cpuAtStart = true, time.Now(), ownCPU()
+	m.measuring, m.began, m.cpuAtStart = true, now(), ownCPU()
 }
 
 // close ends the measured window; what is recorded later is dropped, errors are not.
@@ -82,7 +82,7 @@ func (m *meter) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	fmt.Fprintln(os.Stderr, "mark window-end")
-	m.measuring, m.elapsed, m.cpu = false, time.Since(m.began), ownCPU()-m.cpuAtStart
+	m.measuring, m.elapsed, m.cpu = false, since(m.began), ownCPU()-m.cpuAtStart
 }
 
 // record adds one operation that ended now, with the durations of its parts.
@@ -243,12 +243,16 @@ func (l *lanes) one(lane int) {
 
 // sleep waits, or returns early when an operation has failed.
 func (l *lanes) sleep(d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-l.broken:
-	case <-l.ctx.Done():
-		l.m.fail(l.ctx.Err())
-		l.once.Do(func() { close(l.broken) })
+	for began := now(); since(began) < d; {
+		select {
+		case <-time.After(d - since(began)):
+		case <-l.broken:
+			return
+		case <-l.ctx.Done():
+			l.m.fail(l.ctx.Err())
+			l.once.Do(func() { close(l.broken) })
+			return
+		}
 	}
 }
 

@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -53,5 +56,24 @@ func TestAnErrorEndsTheRunAndIsReported(t *testing.T) {
 	m.fill(r)
 	if r.ErrorCount == 0 || r.Errors[0] != "broken" {
 		t.Errorf("errors %v", r.Errors)
+	}
+}
+
+func TestTheClockStandsStillWhileTheProcessIsStopped(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "stops")
+	if err := os.WriteFile(name, make([]byte, 8), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := readStops(name); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { stopped = new(int64) }()
+	before := now()
+	hour := binary.NativeEndian.AppendUint64(nil, uint64(time.Hour))
+	if err := os.WriteFile(name, hour, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if passed := since(before); passed > -59*time.Minute {
+		t.Errorf("%v passed, of which an hour was none of the process's own", passed)
 	}
 }

@@ -69,17 +69,17 @@ func (i *ids) take() client.StartWorkflowOptions {
 func startAndGet(ctx context.Context, c client.Client, m *meter, start client.StartWorkflowOptions,
 	workflow string, argument, want int,
 ) error {
-	began := time.Now()
+	began := now()
 	run, err := c.ExecuteWorkflow(ctx, start, workflow, argument)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", start.ID, err)
 	}
-	started := time.Since(began)
+	started := since(began)
 	var got int
 	if err := run.Get(ctx, &got); err != nil {
 		return fmt.Errorf("result of %s: %w", start.ID, err)
 	}
-	ended := time.Since(began)
+	ended := since(began)
 	if got != want {
 		return fmt.Errorf("result of %s: got %d, want %d", start.ID, got, want)
 	}
@@ -149,11 +149,11 @@ func runConversations(ctx context.Context, c client.Client, o options, m *meter)
 
 func (v *conversation) round(ctx context.Context, c client.Client, m *meter) error {
 	id := v.run.GetID()
-	began := time.Now()
+	began := now()
 	if err := c.SignalWorkflow(ctx, id, "", signalAdd, 1); err != nil {
 		return fmt.Errorf("signal %s: %w", id, err)
 	}
-	signalled := time.Now()
+	signalled := now()
 	v.total++
 	var got int
 	answer, err := c.QueryWorkflow(ctx, id, "", queryTotal)
@@ -166,7 +166,7 @@ func (v *conversation) round(ctx context.Context, c client.Client, m *meter) err
 	if got != v.total {
 		return fmt.Errorf("query %s: got %d, want %d", id, got, v.total)
 	}
-	queried := time.Now()
+	queried := now()
 	v.total++
 	handle, err := c.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
 		WorkflowID: id, UpdateName: updateAdd, Args: []any{1}, WaitForStage: client.WorkflowUpdateStageCompleted,
@@ -180,11 +180,11 @@ func (v *conversation) round(ctx context.Context, c client.Client, m *meter) err
 	if got != v.total {
 		return fmt.Errorf("update %s: got %d, want %d", id, got, v.total)
 	}
-	updated := time.Now()
+	updated := now()
 	v.rounds++
 	m.record(1, map[string]time.Duration{
-		"signal": signalled.Sub(began), "query": queried.Sub(signalled),
-		"update": updated.Sub(queried), "result": updated.Sub(began),
+		"signal": signalled.sub(began), "query": queried.sub(signalled),
+		"update": updated.sub(queried), "result": updated.sub(began),
 	})
 	return nil
 }
@@ -217,7 +217,7 @@ func runSignals(ctx context.Context, c client.Client, o options, m *meter) {
 		if err != nil {
 			return fmt.Errorf("start a collector: %w", err)
 		}
-		began := time.Now()
+		began := now()
 		if err := sendSignals(ctx, c, run.GetID(), o.inFlight, m); err != nil {
 			return err
 		}
@@ -228,18 +228,18 @@ func runSignals(ctx context.Context, c client.Client, o options, m *meter) {
 		if received != signalsPerWorkflow {
 			return fmt.Errorf("result of %s: received %d signals, want %d", run.GetID(), received, signalsPerWorkflow)
 		}
-		m.record(signalsPerWorkflow, map[string]time.Duration{"result": time.Since(began)})
+		m.record(signalsPerWorkflow, map[string]time.Duration{"result": since(began)})
 		return nil
 	})
 }
 
 func sendSignals(ctx context.Context, c client.Client, id string, atOnce int, m *meter) error {
 	return each(signalsPerWorkflow, atOnce, func(n int) error {
-		began := time.Now()
+		began := now()
 		if err := c.SignalWorkflow(ctx, id, "", signalAdd, n); err != nil {
 			return fmt.Errorf("signal %s: %w", id, err)
 		}
-		m.record(0, map[string]time.Duration{"signal": time.Since(began)})
+		m.record(0, map[string]time.Duration{"signal": since(began)})
 		return nil
 	})
 }
@@ -280,13 +280,13 @@ func runOpen(ctx context.Context, c client.Client, o options, m *meter) {
 	}
 	o.warmup = 0
 	closedLoop(ctx, o, m, func(ctx context.Context, _ int) error {
-		began := time.Now()
+		began := now()
 		start := names.take()
 		start.TaskQueue = openTaskQueue
 		if _, err := c.ExecuteWorkflow(ctx, start, "wait"); err != nil {
 			return fmt.Errorf("start %s: %w", start.ID, err)
 		}
-		m.record(1, map[string]time.Duration{"start": time.Since(began)})
+		m.record(1, map[string]time.Duration{"start": since(began)})
 		return nil
 	})
 	for o.withWorker && !m.failed() && waiting.Load() < int64(o.count) {
