@@ -259,5 +259,6 @@ def warnings(run: dict[str, Any]) -> list[str]:
     if run.get("other_cpu_share", 0.0) > BUSY_SHARE:
         lines.append(f"others used {run['other_cpu_share']:.0%} of the machine during the window")
     lines += [f"{n} × retried call {call}" for call, n in run.get("failed_calls", {}).items()]
+    lines += [f"{n} × {reason}, and asked again" for reason, n in run.get("repeated", {}).items()]
     lines += [f"{n} × SDK {line}" for line, n in run.get("warnings", {}).items()]
     return lines

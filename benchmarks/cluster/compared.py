@@ -13,6 +13,10 @@ from benchmarks.cluster.scenarios import CLUSTER_SCENARIOS, ClusterSizes
 from benchmarks.cluster.servers import SERVER_PORTS, Choices, ClusterServer, serve
 from benchmarks.scenarios import Scenario
 
+WARMUPS = {"signal-query-update": 4}
+"""Scenarios that are warmed up so many times as long: the real server loses queries of workflows just begun, each of
+which its caller waits 10 s for."""
+
 Tell = Callable[[Scenario, dict[str, Any], int], None]
 """Is told each run: its scenario, its figures, and its number from 0 on."""
 
@@ -28,7 +32,7 @@ async def compare(
 ) -> dict[str, list[dict[str, Any]]]:
     """The runs of each scenario.
 
-    A round starts the servers, each on stores of its own, and runs the scenarios on both by turns of a second or two;
+    A round starts the servers, each on stores of its own, and runs the scenarios on both by turns;
     who has the first turn changes from round to round. It begins with workflows that nobody counts: the servers' own
     caches and pools are cold. In the first round there are more: Java's parts, just started, still compile what is
     used most.
@@ -57,7 +61,7 @@ async def _run(servers: Sequence[ClusterServer], name: str, sizes: ClusterSizes)
     if name == "signals-1000":
         amount = ["-warmup", f"{sizes.warmup_s}s", "-count", str(sizes.signal_workflows)]
     else:
-        amount = _timed(sizes.duration_s, sizes.warmup_s)
+        amount = _timed(sizes.duration_s, sizes.warmup_s * WARMUPS.get(name, 1))
     results = await turns.run(servers, name, *amount)
     return [
         await asyncio.to_thread(_figures, server, result)

@@ -1,7 +1,7 @@
 """Servers and their drivers that take turns on the machine: one pair runs, the others are stopped.
 
 The speed of a machine that is shared swings by half within minutes, and windows of a minute each compare the moments
-more than the servers. Turns of a second or two see the same machine.
+more than the servers. Turns of less than a second see the same machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks import load, proc
 from benchmarks.cluster.servers import ClusterServer
 
-TURN_S = 1.5
+TURN_S = 0.7
+"""Less than the second after which an SDK takes a workflow that does not get on for a deadlock."""
 
 
 async def run(servers: Sequence[ClusterServer], scenario: str, *arguments: str) -> list[dict[str, Any]]:

@@ -48,6 +48,7 @@ type result struct {
 	Errors      []string       `json:"errors"`
 	FailedCalls map[string]int `json:"failed_calls"`
 	Warnings    map[string]int `json:"warnings"`
+	Repeated    map[string]int `json:"repeated,omitempty"`
 }
 
 // meter collects samples of the measured window and every error of the whole run.
@@ -59,6 +60,7 @@ type meter struct {
 	samples    map[string][]time.Duration
 	errorCount int
 	errors     []string
+	repeated   map[string]int
 	began      instant
 	elapsed    time.Duration
 	cpuAtStart time.Duration
@@ -66,7 +68,7 @@ type meter struct {
 }
 
 func newMeter(scenario string) *meter {
-	return &meter{scenario: scenario, samples: map[string][]time.Duration{}}
+	return &meter{scenario: scenario, samples: map[string][]time.Duration{}, repeated: map[string]int{}}
 }
 
 // open begins the measured window.
@@ -114,6 +116,13 @@ func (m *meter) fail(err error) {
 	}
 }
 
+// repeat counts something that was done again, by the reason.
+func (m *meter) repeat(reason string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.repeated[reason]++
+}
+
 func (m *meter) failed() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -138,6 +147,7 @@ func (m *meter) fill(r *result) {
 			*into[0], *into[1] = percentileMS(samples, 50), percentileMS(samples, 99)
 		}
 	}
+	r.Repeated = m.repeated
 	r.ErrorCount, r.Errors = m.errorCount, append([]string{}, m.errors...)
 	if m.operations == 0 && m.errorCount == 0 {
 		r.ErrorCount, r.Errors = 1, []string{"no operation ended within the measured window"}
