@@ -16,7 +16,7 @@ from streams import topology
 from streams.bodies import GatewayLease, LimitsChanged, NamespaceCall, NamespaceConfig, ReplyRecord
 from streams.kafka.inline_events import InlineEvents
 from streams.kafka.names import Names, gateway_address
-from streams.kafka.pace import Pace
+from streams.kafka.pace import Calls
 from streams.kafka.registry import RegistryFollower
 from streams.kafka.replies import Batches, LocalGateways, RepliesReader
 from streams.kafka.settings import KafkaSettings
@@ -40,9 +40,9 @@ LEASE_PERIOD_S: Final = 2.0
 
 DELIVERY_TIMEOUT_MS: Final = 30_000
 """How long a record may take into the log before its call is failed."""
-BUSY_PER_S: Final = 400
-BURST_S: Final = 0.005
-"""From so many records a second on, they are appended in bursts, gathered for so long."""
+BUSY_CALLS: Final = 8
+BURST_S: Final = 0.008
+"""While so many calls wait for their replies, records are appended in bursts, gathered for so long."""
 REPORTS_S: Final = 0.02
 """How often reports of what did not get there are looked for while something is on its way."""
 RETRY_S: Final = 0.5
@@ -117,7 +117,7 @@ class KafkaEngine:
                 "error_cb": self._noticed,
             }
         )
-        self._pace = Pace(BUSY_PER_S)
+        self._calls = Calls()
         self._burst: list[tuple[str, str, msgspec.Struct, Correlation | None, int]] = []
         self._counts: dict[str, int] = {}
         self._failure: BaseException | None = None
@@ -233,12 +233,13 @@ class KafkaEngine:
         """See gateway.engine.Engine. Raises EngineFailedError once the engine has stopped."""
         if self._failure is not None:
             raise EngineFailedError(str(self._failure))
+        if correlation is not None and topic != topology.TASKS:  # polls wait even where little happens
+            self._calls.begin(correlation.id)
         if isinstance(body, NamespaceCall) and correlation is not None:
             self._changing[correlation.id] = (body.namespace, self._registry.changes_of(body.namespace))
         partitions = range(self._counts[topic]) if isinstance(body, _BROADCAST) else (-1,)
-        self._pace.note(len(partitions))
         for partition in partitions:
-            if self._burst or self._pace.busy:
+            if self._burst or self._calls.count() >= BUSY_CALLS:
                 self._gather((topic, key, body, correlation, partition))
             else:
                 self._produce(topic, key, body, correlation, partition)
@@ -333,6 +334,7 @@ class KafkaEngine:
             return
         if reply.events:
             self.inline.add(reply.attach_run, reply.events_first_id, reply.events)
+        self._calls.end(reply.call_id)
         changing = self._changing.pop(reply.call_id, None)
         if changing is not None and not reply.code:
             self._spawn(self._answer_change(reply, *changing))

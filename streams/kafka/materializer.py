@@ -42,7 +42,7 @@ GATHER_S: Final = 0.02
 BUSY_PER_S: Final = 40
 BUSY_GATHER_S: Final = 0.25
 """From so many records a second on, they are gathered for so long: most of a short run is one write then."""
-FETCHES: Final = {"fetch.min.bytes": 100_000, "fetch.wait.max.ms": 50}
+FETCHES: Final = {"fetch.min.bytes": 100_000, "fetch.wait.max.ms": 100}
 """The broker answers a fetch when so much is there, or after so long: not for each record."""
 POLL_S: Final = 0.2
 IDLE_S: Final = 600.0

@@ -53,9 +53,10 @@ ROLES: Final[Mapping[str, Callable[[], Processor]]] = {
 BATCH: Final = 200
 """Records folded before anything else gets its turn."""
 
-BUSY_PER_S: Final = 300
-BURST_S: Final = 0.002
-"""From so many records a second on, they are folded in bursts, gathered for so long."""
+BUSY_PER_S: Final = 100
+COMPANY: Final = 1.4
+BURST_S: Final = 0.004
+"""Where so many records a second come, and so many at a time, they are folded in bursts, gathered for so long."""
 
 POLL_MS: Final = 100
 """How long the thread waits at most when nothing comes."""
@@ -139,7 +140,7 @@ class Member:
         self._closing: dict[int, threading.Event] = {}
         self._sweep_at_ms = self._commit_at_ms = self._end_offsets_at_ms = 0
         self._age_ms = settings.checkpoint_age_ms
-        self._pace = Pace(BUSY_PER_S)
+        self._pace = Pace(BUSY_PER_S, COMPANY, BURST_S)
         self._thread = threading.Thread(target=self._run, name=role, daemon=True)
 
     # Life
@@ -289,10 +290,8 @@ class Member:
     def _round(self) -> None:
         first = self._consumer.poll(self._wait_ms() / 1000)
         if first is not None:
-            if self._pace.busy:
-                time.sleep(BURST_S)
+            more = self._consumer.consume(BATCH, BURST_S if self._pace.busy else 0)
             self._take(first)
-            more = self._consumer.consume(BATCH, 0)
             for message in more:
                 self._take(message)
             self._pace.note(1 + len(more))

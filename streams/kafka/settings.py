@@ -129,7 +129,8 @@ class KafkaSettings(_Section):
         """What a consumer gets: no offset is ever guessed (rule 3), none stored on its own."""
         return {
             **self.client(),
-            "fetch.wait.max.ms": 50,
+            # A partition that is assigned waits for so long to be read; every wait that ends empty costs a request.
+            "fetch.wait.max.ms": 100,
             "fetch.min.bytes": 1,
             "fetch.queue.backoff.ms": 10,
             "queued.min.messages": 10_000,
