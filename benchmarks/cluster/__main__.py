@@ -80,9 +80,13 @@ def _parse() -> argparse.Namespace:
         help="repeatable (default: all)",
     )
     parser.add_argument("--compared", action="store_true", help="the scenarios that both servers run")
-    parser.add_argument("--only", choices=["ours", "peer"], help="measure one server alone, without ratios")
-    parser.add_argument(
-        "--against", type=Path, metavar="DIR", help="beside ours of another working tree, not the real server"
+    beside = parser.add_mutually_exclusive_group()
+    beside.add_argument("--only", choices=["ours", "peer"], help="measure one server alone, without ratios")
+    beside.add_argument(
+        "--against",
+        type=_tree,
+        metavar="DIR",
+        help="beside ours of another working tree, not the real server",
     )
     parser.add_argument("--quick", action="store_true", help="tiny runs, to see that everything works")
     for field in dataclasses.fields(ClusterSizes):
@@ -98,6 +102,14 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=17200, help="first of 25 free ports (default 17200)")
     parser.add_argument("--report", action="store_true", help="measure nothing; render RESULTS.md")
     return parser.parse_args()
+
+
+def _tree(text: str) -> Path:
+    """The directory of a working tree of ours. Raises ArgumentTypeError for any other."""
+    path = Path(text).resolve()
+    if not (path / "server" / "serve.py").is_file():
+        raise argparse.ArgumentTypeError(f"{text} is no working tree of ours")
+    return path
 
 
 def _sizes(options: argparse.Namespace) -> ClusterSizes:
@@ -121,9 +133,13 @@ def _is_full(sizes: ClusterSizes) -> bool:
 
 async def _measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     sizes = _sizes(options)
-    choices = Choices(tuple(options.process or [ALL_ROLES]), options.partitions, options.against)
+    choices = Choices(
+        tuple(options.process or [ALL_ROLES]),
+        options.partitions,
+        options.against and options.against.resolve(),
+    )
     names = options.scenario or list(CLUSTER_SCENARIOS)
-    if options.compared:
+    if options.compared or options.against is not None:
         names = [name for name in names if name in COMPARED]
     servers = [PEER, OURS] if options.only is None else [OURS if options.only == "ours" else PEER]
     if options.against is not None:

@@ -13,7 +13,6 @@ import os
 import signal
 import struct
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,8 +79,6 @@ class _Turn:
         self._driver: int | None = None
         self._paused: proc.Usage | None = None
         self._pauses: list[tuple[proc.Usage, proc.Usage]] = []
-        self._paused_at_s = 0.0
-        self._stopped_s = 0.0
 
     async def load(self, scenario: str, *arguments: str) -> dict[str, Any]:
         """Run the driver, which has this turn's clock."""
@@ -104,15 +101,14 @@ class _Turn:
         if self._paused is None:
             self._signal(signal.SIGSTOP)
             self._paused = self._server.usage()
-            self._paused_at_s = time.monotonic()
 
     def resume(self) -> None:
         """Let them go on."""
         if self._paused is not None:
             self._pauses.append((self._paused, self._server.usage()))
             self._paused = None
-            self._stopped_s += time.monotonic() - self._paused_at_s
-            self._shared[:] = struct.pack("=q", int(self._stopped_s * 1e9))
+            stopped_s = sum(after.at_s - before.at_s for before, after in self._pauses)
+            self._shared[:] = struct.pack("=q", int(stopped_s * 1e9))
             self._signal(signal.SIGCONT)
 
     def _have_driver(self, pid: int) -> None:

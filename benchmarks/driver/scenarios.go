@@ -189,11 +189,13 @@ func (v *conversation) round(ctx context.Context, c client.Client, m *meter) err
 
 // query asks for the total, again when nobody answers in the time that the SDK gives a query: the real server loses one
 // now and then. Each time is counted, and all of it is a part of the operation's.
-func (v *conversation) query(ctx context.Context, c client.Client, m *meter) (got int, err error) {
+func (v *conversation) query(ctx context.Context, c client.Client, m *meter) (int, error) {
 	for {
 		answer, err := c.QueryWorkflow(ctx, v.run.GetID(), "", queryTotal)
 		if err == nil {
-			return got, answer.Get(&got)
+			var got int
+			err = answer.Get(&got)
+			return got, err
 		}
 		var late *serviceerror.DeadlineExceeded
 		if ctx.Err() != nil || !(errors.Is(err, context.DeadlineExceeded) || errors.As(err, &late)) {

@@ -33,17 +33,17 @@ func runTimers(ctx context.Context, c client.Client, o options, m *meter) {
 		starting <- struct{}{}
 		ctx, cancel := context.WithTimeout(ctx, o.operationTimeout)
 		defer cancel()
-		began := time.Now()
+		began := now()
 		run, err := c.ExecuteWorkflow(ctx, starts[n], "sleep")
 		<-starting
 		if err != nil {
 			return fmt.Errorf("start %s: %w", starts[n].ID, err)
 		}
-		started := time.Since(began)
+		started := since(began)
 		if err := run.Get(ctx, nil); err != nil {
 			return fmt.Errorf("result of %s: %w", starts[n].ID, err)
 		}
-		m.record(1, map[string]time.Duration{"start": started, "result": time.Since(began)})
+		m.record(1, map[string]time.Duration{"start": started, "result": since(began)})
 		return nil
 	})
 	m.close()

@@ -17,7 +17,7 @@ from deploy.local import packages
 from deploy.local.errors import PartFailed
 from deploy.local.ports import require_free
 from deploy.local.process import PartProcess
-from deploy.local.system import command_line
+from deploy.local.system import has_ended
 
 START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 60
@@ -165,7 +165,7 @@ def _drop_lock_of_ended_server(data: Path) -> None:
         holder = int(lock.read_text().split(maxsplit=1)[0])
     except (FileNotFoundError, IndexError, ValueError):
         return
-    if not command_line(holder):
+    if has_ended(holder):
         lock.unlink()
 
 

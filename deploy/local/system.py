@@ -49,7 +49,7 @@ def has_ended(pid: int) -> bool:
     closes files: its ports stay taken for tens of milliseconds after.
     """
     if not Path(_PROC, "self/stat").exists():
-        return next(_from_ps("-p", str(pid)), None) is None
+        return not command_line(pid)
     stat = _stat(pid)
     return stat is None or (stat[_STATE] in _ENDED and int(stat[_THREADS]) <= 1)
 

@@ -1,7 +1,7 @@
-"""How fast records come: where they come fast, waiting a moment for more of them saves more than it costs.
+"""How records and calls come: where they come in company, waiting a moment for more of them saves more than it costs.
 
 A burst that is handled together shares requests to the brokers, wake-ups of threads, and what the processor's caches
-hold; a single record waits for nothing (decision 0012).
+hold; a single record waits for nothing (decision 0011).
 """
 
 from __future__ import annotations
