@@ -584,9 +584,8 @@ class Member:
 
     def _tell_standbys(self) -> None:
         """Have copies kept of what others own, and of nothing whose store is still in use here."""
-        if self._standbys.enabled:
-            held = {**self._closing, **dict.fromkeys(self._seats)}
-            self._standbys.know(self._consumer.memberid() or "", held)
+        held = {**self._closing, **dict.fromkeys(self._seats)}
+        self._standbys.know(self._consumer.memberid() or "", held)
 
     def _note_end_offsets(self) -> None:
         for seat in self._seats.values():

@@ -35,10 +35,12 @@ def start_offsets(client: AdminClient, topic: str, partitions: Iterable[int]) ->
     return _offsets(client, topic, partitions, spec, IsolationLevel.READ_UNCOMMITTED)
 
 
-def high_watermarks(client: AdminClient, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+def high_watermarks(
+    client: AdminClient, topic: str, partitions: Iterable[int], timeout_s: float = TIMEOUT_S
+) -> dict[int, int]:
     """By partition, the offset below which everything is replicated. Blocks. Raises ReadError."""
     spec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-    return _offsets(client, topic, partitions, spec, IsolationLevel.READ_UNCOMMITTED)
+    return _offsets(client, topic, partitions, spec, IsolationLevel.READ_UNCOMMITTED, timeout_s)
 
 
 def last_stable_offsets(client: AdminClient, topic: str, partitions: Iterable[int]) -> dict[int, int]:
@@ -48,14 +50,19 @@ def last_stable_offsets(client: AdminClient, topic: str, partitions: Iterable[in
 
 
 def _offsets(
-    client: AdminClient, topic: str, partitions: Iterable[int], spec: OffsetSpec, isolation: IsolationLevel
+    client: AdminClient,
+    topic: str,
+    partitions: Iterable[int],
+    spec: OffsetSpec,
+    isolation: IsolationLevel,
+    timeout_s: float = TIMEOUT_S,
 ) -> dict[int, int]:
     left = list(partitions)
     found: dict[int, int] = {}
     deadline_s = time.monotonic() + RETRY_FOR_S
     while left:
         wanted = {TopicPartition(topic, number): spec for number in left}
-        futures = client.list_offsets(wanted, isolation_level=isolation, request_timeout=TIMEOUT_S)
+        futures = client.list_offsets(wanted, isolation_level=isolation, request_timeout=timeout_s)
         for place, future in futures.items():
             try:
                 found[place.partition] = future.result().offset

@@ -100,7 +100,7 @@ class KafkaSettings(_Section):
     @property
     def heartbeat_interval_ms(self) -> int:
         """How often members tell their group that they live, and hear what it has for them."""
-        return max(1, self.session_timeout_ms // 6)
+        return max(1, self.session_timeout_ms // 12)
 
     def passed_over(self, topic: str, partition: int) -> frozenset[int]:
         """The offsets in `pass_over` of a partition; `topic` is the name on the cluster."""

@@ -1,7 +1,8 @@
 """Copies of the tables of partitions that other members own, kept up from their changelogs for a quick takeover.
 
-A copy holds committed checkpoints only, and is no more trusted than any local store: a takeover verifies it as it would
-one that was found on disk, and reads on from where it is (fold.md rules 15 and 16).
+There are as many of each as the settings ask for, and one at least once its owner has fallen silent. A copy holds
+committed checkpoints only, and is no more trusted than any local store: a takeover verifies it as it would one that was
+found on disk, and reads on from where it is (fold.md rules 15 and 16).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from streams.kafka.offsets import ReadError, high_watermarks, last_stable_offset
 from streams.kafka.restoring import Restored
 from streams.kafka.rocks import Head, PartitionStore, open_store
 from streams.kafka.settings import KafkaSettings
+from streams.kafka.silence import Silences
 from streams.kafka.standby_plan import followed_by
 from streams.kafka.status import MemberStatus, StandbyStatus
 from streams.runtime.local_store import LocalHead
@@ -32,7 +34,11 @@ from streams.runtime.takeover import TakeoverRefusedError
 LOG = logging.getLogger(__name__)
 
 PLAN_S: Final = 2.0
-"""How often the group is looked at."""
+"""How often the group is looked at where there is something to follow."""
+
+LISTEN_S: Final = 0.5
+LISTEN_TIMEOUT_S: Final = 2.0
+"""How often others' partitions are looked at for whether their owners are at work, and how long that may take."""
 
 RETRY_S: Final = 30.0
 """When to try again to follow what could not be followed."""
@@ -59,6 +65,7 @@ class Copy:
         self.place = place
         self.store = store
         self.status = status
+        self._logged = False
         head = store.head()
         self.since_ms = _now_ms() if head is None else head.local.time_ms
         self.begin = place.begin(head, start_offset)
@@ -76,6 +83,9 @@ class Copy:
 
     def at_end(self, offset: int, time_ms: int) -> None:
         """Everything below an offset was read, and nothing more was there then. Raises StorageError."""
+        if not self._logged:
+            self.store.flush()  # what was not logged has to be in files before anything is
+            self._logged = True
         self.since_ms = time_ms
         self.status.next_offset = self.status.end_offset = offset
         self.status.state = "following"
@@ -83,7 +93,7 @@ class Copy:
 
     def _write(self, changed: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
         head = Head(LocalHead(self.place.topic_id, offset, self.since_ms), self._found.first)
-        self.store.apply(changed, head)
+        self.store.apply(changed, head, logged=self._logged)
 
 
 class Standbys:
@@ -96,6 +106,9 @@ class Standbys:
         self, settings: KafkaSettings, processor: str, partitions: int, status: MemberStatus
     ) -> None:
         names = Names(settings.prefix)
+        self._cluster: Cluster | None = None
+        self._consumer: Consumer | None = None
+        self._silences = Silences(settings.checkpoint_age_ms / 1000)
         self._settings = settings
         self._processor = processor
         self._partitions = partitions
@@ -114,18 +127,13 @@ class Standbys:
 
     # The member's side
 
-    @property
-    def enabled(self) -> bool:
-        """Whether the settings ask for copies at all."""
-        return self._settings.standbys > 0
-
     def know(self, member_id: str, held: Mapping[int, threading.Event | None]) -> None:
         """What the member is called in its group, and which partitions it holds: the local store of each that it has
         given up is free once its event is set, those with None are its own.
         """
         with self._lock:
             self._member_id, self._held = member_id, held
-        if self.enabled and not self._thread.ident:
+        if not self._thread.ident:
             self._thread.start()
 
     def release(self, number: int) -> tuple[PartitionStore | None, threading.Event | None]:
@@ -157,41 +165,81 @@ class Standbys:
 
     def _follow(self) -> None:
         """Keep copies until the member stops."""
-        self._cluster = Cluster(self._settings)
-        self._consumer = Consumer(
-            {
-                **self._settings.consumer(),
-                "fetch.wait.max.ms": 500,
-                "group.id": f"{self._group}-standby",  # required, and never joined
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-            },
-            logger=LOG,
-        )
         assigned: dict[int, Copy] = {}
-        plan_at_s = refresh_at_s = 0.0
+        listen_at_s = plan_at_s = refresh_at_s = 0.0
+        silent: frozenset[int] = frozenset()
         try:
             while not self._stopping.is_set():
                 now_s = time.monotonic()
-                if now_s >= plan_at_s:
+                if now_s >= listen_at_s:
+                    listen_at_s = now_s + LISTEN_S
+                    heard, silent = silent, self._listen(now_s)
+                    if silent - heard:
+                        LOG.warning("%s: the owners of partitions %s are silent", self._topic, sorted(silent))
+                        plan_at_s = 0.0
+                if now_s >= plan_at_s and (self._settings.standbys or silent or self._copies):
                     plan_at_s = now_s + PLAN_S
-                    self._follow_plan(now_s)
-                if now_s >= refresh_at_s:
+                    self._follow_plan(now_s, silent)
+                if now_s >= refresh_at_s and self._copies:
                     refresh_at_s = now_s + REFRESH_S
                     self._refresh()
-                self._assign(assigned)
-                self._read()
+                if self._copies or assigned:
+                    self._assign(assigned)
+                    self._read()
+                else:
+                    self._stopping.wait(POLL_S)
         finally:
-            self._consumer.close()
+            if self._consumer is not None:
+                self._consumer.close()
+                self._consumer = None
             for number in list(self._copies):
                 self._drop(number)
 
+    def _listen(self, now_s: float) -> frozenset[int]:
+        """The partitions whose owners are silent, as far as that can be told now."""
+        with self._lock:
+            others = [number for number in range(self._partitions) if not self._is_held(number)]
+        if not others:
+            return frozenset()
+        client = self._connected.client
+        try:
+            inputs = high_watermarks(client, self._input, others, LISTEN_TIMEOUT_S)
+            changelogs = high_watermarks(client, self._topic, others, LISTEN_TIMEOUT_S)
+            self._silences.note(now_s, inputs, changelogs)
+        except ReadError as error:
+            LOG.info("nothing is known of owners: %s", error)
+            self._silences.note(now_s, {}, {})  # who waits for brokers is not silent
+        return self._silences.silent(now_s)
+
+    @property
+    def _connected(self) -> Cluster:
+        """Connections to the cluster, which a member that owns everything never needs."""
+        if self._cluster is None:
+            self._cluster = Cluster(self._settings)
+        return self._cluster
+
+    @property
+    def _reading(self) -> Consumer:
+        """The consumer of what is followed."""
+        if self._consumer is None:
+            self._consumer = Consumer(
+                {
+                    **self._settings.consumer(),
+                    "fetch.wait.max.ms": 500,
+                    "group.id": f"{self._group}-standby",  # required, and never joined
+                    "isolation.level": "read_committed",
+                    "enable.partition.eof": True,
+                },
+                logger=LOG,
+            )
+        return self._consumer
+
     def _read(self) -> None:
-        first = self._consumer.poll(POLL_S)
+        first = self._reading.poll(POLL_S)
         if first is None:
             return
         batches: dict[int, list[Message]] = {}
-        for message in (first, *self._consumer.consume(BATCH, 0)):
+        for message in (first, *self._reading.consume(BATCH, 0)):
             number, error = message.partition(), message.error()
             if number is None:
                 LOG.warning("%s: %s", self._topic, "" if error is None else error.str())
@@ -207,7 +255,7 @@ class Standbys:
         if not batch:
             return
         place = TopicPartition(self._topic, number)
-        _, high = self._consumer.get_watermark_offsets(place, cached=True)
+        _, high = self._reading.get_watermark_offsets(place, cached=True)
         with self._lock:
             copy = self._copies.get(number)
             if copy is None:
@@ -242,18 +290,21 @@ class Standbys:
 
     # What is followed
 
-    def _follow_plan(self, now_s: float) -> None:
+    def _follow_plan(self, now_s: float, silent: frozenset[int]) -> None:
         """Bring what is followed up to the plan; while the group is on the move, it stays as it is."""
         with self._lock:
             member_id = self._member_id
         try:
-            group = groups.describe(self._cluster.client, [self._group])[self._group]
+            group = groups.describe(self._connected.client, [self._group])[self._group]
         except ClusterError as error:
             LOG.warning("%s: %s", self._topic, error)
             return
         if not group.stable or all(member.id != member_id for member in group.members):
             return
-        wanted = followed_by(member_id, group.members, self._input, self._partitions, self._settings.standbys)
+        standbys = self._settings.standbys
+        wanted = followed_by(member_id, group.members, self._input, self._partitions, standbys)
+        if silent and not standbys:
+            wanted = silent & followed_by(member_id, group.members, self._input, self._partitions, 1)
         for number in set(self._copies) - wanted:
             self._drop(number)
         for number in sorted(wanted - set(self._copies)):
@@ -292,9 +343,9 @@ class Standbys:
 
     def _copy(self, number: int, status: StandbyStatus) -> Copy:
         place = place_of(
-            self._settings, self._processor, number, self._cluster.check()[f"{self._processor}-changelog"]
+            self._settings, self._processor, number, self._connected.check()[f"{self._processor}-changelog"]
         )
-        client = self._cluster.client
+        client = self._connected.client
         stable = last_stable_offsets(client, place.topic, [number])[number]
         store = open_store(
             place.folder,
@@ -336,10 +387,10 @@ class Standbys:
             wanted = dict(self._copies)
         gone = [number for number, copy in assigned.items() if wanted.get(number) is not copy]
         if gone:
-            self._consumer.incremental_unassign([TopicPartition(self._topic, number) for number in gone])
+            self._reading.incremental_unassign([TopicPartition(self._topic, number) for number in gone])
         come = {number: copy for number, copy in wanted.items() if assigned.get(number) is not copy}
         if come:
-            self._consumer.incremental_assign(
+            self._reading.incremental_assign(
                 [TopicPartition(self._topic, number, copy.begin) for number, copy in come.items()]
             )
         assigned.clear()
@@ -349,7 +400,7 @@ class Standbys:
         """Note where the changelogs end, and that copies of idle ones still miss nothing; begin again with others."""
         now_ms = _now_ms()
         try:
-            ends = high_watermarks(self._cluster.client, self._topic, list(self._copies))
+            ends = high_watermarks(self._connected.client, self._topic, list(self._copies))
         except ReadError as error:
             LOG.warning("%s", error)
             return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from streams.kafka.member import Member
 from streams.kafka.names import PROCESSORS, Names
 from streams.kafka.rocks import Head, PartitionStore
 from streams.kafka.settings import KafkaSettings
+from streams.kafka.silence import LEAST_S
 from streams.runtime.local_store import LocalHead
 from tests.kafka.driving import (
     Driver,
@@ -168,36 +170,27 @@ def test_an_owner_that_gives_a_partition_away_keeps_a_copy(
     assert owner.status.standbys == {}
 
 
-def test_without_the_setting_nothing_is_followed(settings: KafkaSettings, start: Start) -> None:
+def test_without_the_setting_no_owner_that_works_is_followed(settings: KafkaSettings, start: Start) -> None:
     members = [start("timer", name, standbys=0) for name in "ab"]
     wait_for(lambda: all(len(member.owned) == 1 for member in members))
+    driver = Driver(settings)
+    until_s = time.monotonic() + 2 * LEAST_S
+    sent = 0
+    while time.monotonic() < until_s:
+        for partition in range(2):
+            _set_timers(driver, partition, range(sent, sent + 1))
+        sent += 1
+        _wait_until_folded(members, sent)
+    driver.close()
     assert not any(member.status.standbys for member in members)
     stop_members(members)
     for thread_owner in members:
         assert not thread_owner.is_alive
 
 
-def test_a_process_that_is_killed_is_replaced_by_its_standby(
-    settings: KafkaSettings, tmp_path: Path, broker: KafkaCluster
-) -> None:
+def test_a_process_that_is_killed_is_replaced_by_its_standby(settings: KafkaSettings, tmp_path: Path) -> None:
     ports = free_ports(2)
-    servers = []
-    for name, port in zip("ab", ports, strict=True):
-        (tmp_path / name).mkdir()
-        config = cluster_server.write_settings(
-            tmp_path / name / "settings.yaml",
-            brokers=settings.brokers,
-            prefix=settings.prefix,
-            port=0,
-            metrics_port=port,
-            stores=cluster_server.sqlite_stores(tmp_path),
-            kafka={"standbys": 1, "member_name": name},
-        )
-        flags = ("--roles", "history,matching,timer")
-        server = cluster_server.ServerProcess(config, tmp_path / name / "log", *flags)
-        servers.append(server)
-        server.wait_until_ready(port)
-    first, second = servers
+    first, second = _start_processes(settings, tmp_path, ports, "history,matching,timer", standbys=1)
     with driving(settings) as driver:
         for number in range(100):
             driver.start(f"wf-{number}")
@@ -219,7 +212,58 @@ def test_a_process_that_is_killed_is_replaced_by_its_standby(
     assert second.stop() == 0
 
 
+def test_a_silent_owner_is_followed_before_its_session_is_over(
+    settings: KafkaSettings, tmp_path: Path
+) -> None:
+    ports = free_ports(2)
+    patient = settings.model_copy(update={"session_timeout_ms": 15_000})
+    apply_topics(patient)
+    first, second = _start_processes(patient, tmp_path, ports, "timer", standbys=0, session_timeout_ms=15_000)
+    (number,) = (n for n in range(2) if _metric(ports[0], "odradek_partition_owned", n, "timer"))
+    driver = Driver(settings)
+    _set_timers(driver, number, range(100))
+    cluster_server.wait_until(
+        lambda: _metric(ports[0], "odradek_checkpoint_offset", number, "timer") >= 100  # a marker was first
+    )
+    before = [m for m in read_all(settings, "timer-changelog") if m.partition() == number]
+    assert not _sum(ports[1], "odradek_standby_following")
+    first.process.kill()
+    _set_timers(driver, number, range(100, 101))
+    cluster_server.wait_until(lambda: _metric(ports[1], "odradek_standby_following", number, "timer") == 1)
+    assert _sum(ports[1], "odradek_partition_owned") == 1
+    cluster_server.wait_until(lambda: _sum(ports[1], "odradek_partition_owned") == 2)
+    assert len(before) > 100
+    assert _metric(ports[1], "odradek_restore_records_total", number, "timer") < len(before)
+    cluster_server.wait_until(lambda: _metric(ports[1], "odradek_partition_position", number, "timer") >= 101)
+    driver.close()
+    first.process.wait()
+    assert second.stop() == 0
+    check_refold(_on(settings, tmp_path / "b" / "state", "b"), "timer", number)
+
+
 # Helpers
+
+
+def _start_processes(
+    settings: KafkaSettings, directory: Path, ports: Sequence[int], roles: str, **kafka: Any
+) -> list[cluster_server.ServerProcess]:
+    """Two processes with these roles, each ready and with a disk of its own, which tell their metrics at `ports`."""
+    servers = []
+    for name, port in zip("ab", ports, strict=True):
+        (directory / name).mkdir()
+        config = cluster_server.write_settings(
+            directory / name / "settings.yaml",
+            brokers=settings.brokers,
+            prefix=settings.prefix,
+            port=0,
+            metrics_port=port,
+            stores=cluster_server.sqlite_stores(directory),
+            kafka={"member_name": name, **kafka},
+        )
+        server = cluster_server.ServerProcess(config, directory / name / "log", "--roles", roles)
+        servers.append(server)
+        server.wait_until_ready(port)
+    return servers
 
 
 def _sum(port: int, name: str) -> float:
@@ -227,9 +271,9 @@ def _sum(port: int, name: str) -> float:
     return sum(v for key, v in cluster_server.metrics(port).items() if key.startswith(name + "{"))
 
 
-def _metric(port: int, name: str, partition: int) -> float:
-    """A metric of a partition of `commands`, 0 where the process has no such."""
-    labels = f'{{processor="history",partition="{partition}"}}'
+def _metric(port: int, name: str, partition: int, processor: str = "history") -> float:
+    """A metric of a processor's partition, 0 where the process has no such."""
+    labels = f'{{processor="{processor}",partition="{partition}"}}'
     return cluster_server.metrics(port).get(name + labels, 0)
 
 
@@ -267,6 +311,10 @@ def _wait_until_kept_up(settings: KafkaSettings, standby: Member, number: int, o
         return copy.checkpoint_offset == status.checkpoint_offset == last and copy.lag == 0
 
     wait_for(kept_up)
+
+
+def _wait_until_folded(members: Sequence[Member], offset: int) -> None:
+    wait_for(lambda: all(p.position >= offset for m in members for p in m.status.partitions.values()))
 
 
 def _set_timers(driver: Driver, partition: int, numbers: range) -> None:

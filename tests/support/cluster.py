@@ -66,7 +66,7 @@ def watchful_brokers(folder: Path, count: int) -> KafkaCluster:
         [BrokerPorts(*ports[2 * n : 2 * n + 2]) for n in range(count)],
         {
             "group.consumer.session.timeout.ms": str(SESSION_TIMEOUT_MS),
-            "group.consumer.heartbeat.interval.ms": str(SESSION_TIMEOUT_MS // 6),
+            "group.consumer.heartbeat.interval.ms": str(SESSION_TIMEOUT_MS // 12),
         },
         java.SHORT_LIVED,
     )
