@@ -123,5 +123,5 @@ def test_members_bring_their_session_timeout_with_the_classic_protocol(settings:
     assert GroupConfigs(classic, cluster).differences() == []
     config = groups.group_config(classic, cluster, "timer")
     assert config["session.timeout.ms"] == 9_000
-    assert config["heartbeat.interval.ms"] == 1_500
+    assert config["heartbeat.interval.ms"] == 750
     assert "session.timeout.ms" not in groups.group_config(settings, cluster, "timer")
