@@ -242,7 +242,7 @@ class KafkaEngine:
             if self._burst or self._calls.count() >= BUSY_CALLS:
                 self._gather((topic, key, body, correlation, partition))
             else:
-                self._produce(topic, key, body, correlation, partition)
+                self._send([self._encoded(topic, key, body, correlation, partition)])
 
     def _gather(self, record: tuple[str, str, msgspec.Struct, Correlation | None, int]) -> None:
         """Append a record with others, in their order."""
@@ -252,12 +252,12 @@ class KafkaEngine:
 
     def _append_burst(self) -> None:
         burst, self._burst = self._burst, []
-        for record in burst:
-            self._produce(*record)
+        self._send([self._encoded(*record) for record in burst])
 
-    def _produce(
+    def _encoded(
         self, topic: str, key: str, body: msgspec.Struct, correlation: Correlation | None, partition: int
-    ) -> None:
+    ) -> tuple[Record, int, bytes]:
+        """The next record of this gateway, the partition that it is for, -1 for that of its key, and its value."""
         self._sequence += 1
         record = Record(
             topic,
@@ -269,18 +269,23 @@ class KafkaEngine:
             origin_offset=self._sequence,
             correlation=correlation,
         )
-        try:
-            self._producer.produce(
-                self._names.topic(topic),
-                value_of(self._codec, record),
-                key.encode(),
-                partition,
-                on_delivery=functools.partial(self._reported, record, partition),
-            )
-        except (BufferError, KafkaException) as error:
-            self._not_delivered(record, partition, str(error))
-            return
-        self.records += 1
+        return record, partition, value_of(self._codec, record)
+
+    def _send(self, records: Sequence[tuple[Record, int, bytes]]) -> None:
+        """Give records to the producer. It sends at once what it has, so those of a partition come close together."""
+        for record, partition, value in records:
+            try:
+                self._producer.produce(
+                    self._names.topic(record.topic),
+                    value,
+                    record.key.encode(),
+                    partition,
+                    on_delivery=functools.partial(self._reported, record, partition),
+                )
+            except (BufferError, KafkaException) as error:
+                self._not_delivered(record, partition, str(error))
+            else:
+                self.records += 1
         if self._reports is None:
             self._reports = self._loop.call_later(REPORTS_S, self._look_for_reports)
 
@@ -317,7 +322,7 @@ class KafkaEngine:
 
     def _again(self, record: Record, partition: int) -> None:
         if self._running and self._failure is None:
-            self._produce(record.topic, record.key, record.body, None, partition)
+            self._send([self._encoded(record.topic, record.key, record.body, None, partition)])
 
     def _noticed(self, error: KafkaError) -> None:
         if error.fatal():

@@ -304,6 +304,7 @@ class Member:
         self.status.loop_time_ms = now_ms
         if now_ms >= self._sweep_at_ms:
             self._sweep(now_ms)
+        self._outlet.send()
 
     def _wait_ms(self) -> int:
         return max(0, min(self._sweep_at_ms - _now_ms(), POLL_MS))
