@@ -39,8 +39,10 @@ from benchmarks.scenarios import OTHER, OURS, PEER
 from benchmarks.servers import WORK
 from deploy.local.errors import PartError
 
-ALL_ROLES = "gateway,history,matching,timer,materializer"
-PARTITIONS = peer.HISTORY_SHARDS
+LAYOUT = ("gateway,history", "matching,timer,materializer")
+PARTITIONS = 2
+OWN_PARTITIONS = 4
+"""Those of the scenarios of ours alone, in which owners share partitions."""
 
 Own = Callable[[Parts, int, ClusterSizes, Choices], Awaitable[dict[str, Any]]]
 
@@ -96,9 +98,13 @@ def _parse() -> argparse.Namespace:
         "--process",
         action="append",
         metavar="ROLES",
-        help=f"a process of ours with these roles, repeatable (default: one with {ALL_ROLES})",
+        help=f"a process of ours with these roles, repeatable (default: {' and '.join(LAYOUT)})",
     )
-    parser.add_argument("--partitions", type=int, default=PARTITIONS, help=f"(default {PARTITIONS})")
+    parser.add_argument(
+        "--partitions",
+        type=int,
+        help=f"(default {PARTITIONS}, {OWN_PARTITIONS} in the scenarios of ours alone)",
+    )
     parser.add_argument("--port", type=int, default=17200, help="first of 25 free ports (default 17200)")
     parser.add_argument("--report", action="store_true", help="measure nothing; render RESULTS.md")
     return parser.parse_args()
@@ -133,11 +139,9 @@ def _is_full(sizes: ClusterSizes) -> bool:
 
 async def _measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     sizes = _sizes(options)
-    choices = Choices(
-        tuple(options.process or [ALL_ROLES]),
-        options.partitions,
-        options.against and options.against.resolve(),
-    )
+    layout = tuple(options.process or LAYOUT)
+    choices = Choices(layout, options.partitions or PARTITIONS, options.against)
+    own_choices = Choices(layout, options.partitions or OWN_PARTITIONS)
     names = options.scenario or list(CLUSTER_SCENARIOS)
     if options.compared or options.against is not None:
         names = [name for name in names if name in COMPARED]
@@ -154,13 +158,12 @@ async def _measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         "footing": kept.CLUSTER,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "sizes": dataclasses.asdict(sizes),
-        "choices": choices.described(),
     }
     complete = options.only is None and options.against is None and _is_full(sizes)
     results = {}
 
-    def have(name: str, runs: list[dict[str, Any]]) -> None:
-        results[name] = {**frame, "scenario": name, "runs": runs}
+    def have(name: str, chosen: Choices, runs: list[dict[str, Any]]) -> None:
+        results[name] = {**frame, "choices": chosen.described(), "scenario": name, "runs": runs}
         kept.keep(results[name], kept.RESULTS if complete else kept.PARTIAL)
         if complete:
             kept.render()
@@ -173,12 +176,12 @@ async def _measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         if compared:
             runs = await compare(compared, servers, parts, port, sizes, choices, kept.tell)
             for name in compared:
-                have(name, runs[name])
+                have(name, choices, runs[name])
         for name in names:
             if name in OWN and OURS in servers:
-                run = {"server": OURS, **await OWN[name](parts, port, sizes, choices)}
+                run = {"server": OURS, **await OWN[name](parts, port, sizes, own_choices)}
                 kept.tell(CLUSTER_SCENARIOS[name], run, 0)
-                have(name, [run])
+                have(name, own_choices, [run])
     finally:
         await asyncio.to_thread(parts.stop)
     return results
