@@ -24,8 +24,10 @@ TURN_S = 0.7
 """Less than the second after which an SDK takes a workflow that does not get on for a deadlock."""
 
 
-async def run(servers: Sequence[ClusterServer], scenario: str, *arguments: str) -> list[dict[str, Any]]:
-    """Run the scenario on all the servers by turns; returns what `load.run` does for each.
+async def run(
+    servers: Sequence[ClusterServer], scenario: str, arguments: Sequence[Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Run the scenario on all the servers by turns, with arguments for each; returns what `load.run` does for each.
 
     Each has its share of the machine as if it had it alone, for as long as the arguments say: its clock and its
     driver's stand still while another runs. The first error ends all. Raises LoadError.
@@ -33,10 +35,12 @@ async def run(servers: Sequence[ClusterServer], scenario: str, *arguments: str) 
     with contextlib.ExitStack() as stack:
         turns = [stack.enter_context(_turn(server)) for server in servers]
         if len(turns) == 1:
-            return [await turns[0].load(scenario, *arguments)]
+            return [await turns[0].load(scenario, *arguments[0])]
         for turn in turns[1:]:
             turn.pause()
-        loads = [asyncio.create_task(turn.load(scenario, *arguments)) for turn in turns]
+        loads = [
+            asyncio.create_task(turn.load(scenario, *own)) for turn, own in zip(turns, arguments, strict=True)
+        ]
         try:
             while not all(task.done() for task in loads):
                 for turn, task in zip(turns, loads, strict=True):
