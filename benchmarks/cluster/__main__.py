@@ -1,8 +1,8 @@
 """Measure Odradek on Kafka, Cassandra and PostgreSQL beside the real server on Cassandra and PostgreSQL.
 
-    python -m benchmarks.cluster                               everything: about an hour
+    python -m benchmarks.cluster                               everything: an hour and a half
     python -m benchmarks.cluster --scenario one-activity       some rows of the table (repeatable)
-    python -m benchmarks.cluster --compared                    the scenarios that both servers run: 25 minutes
+    python -m benchmarks.cluster --compared                    the scenarios that both servers run: 50 minutes
     python -m benchmarks.cluster --quick                       everything, tiny: does it all work?
     python -m benchmarks.cluster --report                      render RESULTS.md again from the results kept
 
@@ -139,9 +139,9 @@ def _is_full(sizes: ClusterSizes) -> bool:
 
 async def _measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     sizes = _sizes(options)
-    layout = tuple(options.process or LAYOUT)
-    choices = Choices(layout, options.partitions or PARTITIONS, options.against)
-    own_choices = Choices(layout, options.partitions or OWN_PARTITIONS)
+    layout, asked = tuple(options.process or LAYOUT), options.partitions
+    choices = Choices(layout, PARTITIONS if asked is None else asked, options.against)
+    own_choices = Choices(layout, OWN_PARTITIONS if asked is None else asked)
     names = options.scenario or list(CLUSTER_SCENARIOS)
     if options.compared or options.against is not None:
         names = [name for name in names if name in COMPARED]

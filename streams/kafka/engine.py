@@ -286,7 +286,7 @@ class KafkaEngine:
                 self._not_delivered(record, partition, str(error))
             else:
                 self.records += 1
-        if self._reports is None:
+        if records and self._reports is None:
             self._reports = self._loop.call_later(REPORTS_S, self._look_for_reports)
 
     async def flush(self) -> None:

@@ -199,16 +199,16 @@ class Standbys:
         """The partitions whose owners are silent, as far as that can be told now."""
         with self._lock:
             others = [number for number in range(self._partitions) if not self._is_held(number)]
-        if not others:
-            return frozenset()
-        client = self._connected.client
-        try:
-            inputs = high_watermarks(client, self._input, others, LISTEN_TIMEOUT_S)
-            changelogs = high_watermarks(client, self._topic, others, LISTEN_TIMEOUT_S)
-            self._silences.note(now_s, inputs, changelogs)
-        except ReadError as error:
-            LOG.info("nothing is known of owners: %s", error)
-            self._silences.note(now_s, {}, {})  # who waits for brokers is not silent
+        inputs: dict[int, int] = {}
+        changelogs: dict[int, int] = {}  # empty where it cannot be told: who waits for brokers is not silent
+        if others:
+            client = self._connected.client
+            try:
+                inputs = high_watermarks(client, self._input, others, LISTEN_TIMEOUT_S)
+                changelogs = high_watermarks(client, self._topic, others, LISTEN_TIMEOUT_S)
+            except ReadError as error:
+                LOG.info("nothing is known of owners: %s", error)
+        self._silences.note(now_s, inputs, changelogs)
         return self._silences.silent(now_s)
 
     @property
@@ -302,9 +302,9 @@ class Standbys:
         if not group.stable or all(member.id != member_id for member in group.members):
             return
         standbys = self._settings.standbys
-        wanted = followed_by(member_id, group.members, self._input, self._partitions, standbys)
-        if silent and not standbys:
-            wanted = silent & followed_by(member_id, group.members, self._input, self._partitions, 1)
+        wanted = followed_by(member_id, group.members, self._input, self._partitions, standbys or 1)
+        if not standbys:
+            wanted &= silent
         for number in set(self._copies) - wanted:
             self._drop(number)
         for number in sorted(wanted - set(self._copies)):

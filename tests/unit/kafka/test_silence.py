@@ -53,7 +53,7 @@ def test_one_that_does_its_work_is_not_silent_and_one_that_is_gone_soon_is() -> 
 def test_one_without_work_is_not_silent() -> None:
     owner = Owner()
     owner.works(10)
-    owner.is_gone(1)
+    assert not owner.is_gone(1000, work=False)
     quiet = Owner()
     assert not quiet.is_gone(1000, work=False)
 
