@@ -76,6 +76,8 @@ def demo(directory: Path, brokers: str, first_port: int | None) -> None:
             tell("the demo of `make demo`, on the cluster:")
             command = [sys.executable, "-m", "examples.demo", "--address", address]
             code = subprocess.run(command, cwd=ROOT, check=False).returncode
+            if code:
+                tell(f"the demo failed with exit code {code}")
         finally:
             in_order = cluster.stop()
         tell("stopped in good order" if in_order else "stopped; what did not stop in time was killed")
