@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from itertools import islice
 from typing import Final
 
-import msgspec
 from temporalio.api.enums.v1 import TaskQueueKind, WorkerVersioningMode
 from temporalio.api.workflowservice.v1 import (
     PollActivityTaskQueueRequest,
@@ -20,8 +20,9 @@ from gateway.backend import Backend, Context
 from gateway.histories import Histories
 from gateway.service_metrics import ServiceMetrics
 from gateway.validation import check_identity, check_task_queue, check_versioning
+from gateway.worker_polls import KEPT_S, SPARES, Ask, Delivered, PollCall, WorkerPolls
 from streams.bodies import ACTIVITY_TASK, WORKFLOW_TASK, CancelPoll, PollTask, TaskUndelivered
-from streams.runtime.records import Correlation, Reply
+from streams.runtime.records import Reply
 from streams.task_token import TaskToken
 from streams.topology import COMMANDS, TASKS, queue_key, workflow_key
 
@@ -31,22 +32,19 @@ MIN_TIMEOUT_S: Final = 2.0
 """A shorter deadline than this is refused."""
 MARGIN_S: Final = 5.0
 """How long before its client a poll ends, so that a task given to it still reaches the client."""
+IDLE_S: Final = 10.0
+"""How often workers are forgotten that have not polled for as long at least."""
+LATE_S: Final = 0.1
+"""By how much this process has to be late to have been held up itself."""
+SPARE_MS: Final = 60_000
+"""How long after the end of a poll more tasks may come for it: histories' owners may be away."""
 
 _STICKY: Final = TaskQueueKind.TASK_QUEUE_KIND_STICKY
 _VERSIONED: Final = WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED
 _NO_TASK: Final = Reply()
+_NOTHING: Final = Delivered(_NO_TASK, 0, "")
 _NO_HINT: Final = splice.varint(PollWorkflowTaskQueueResponse.BACKLOG_COUNT_HINT_FIELD_NUMBER << 3) + b"\0"
 _OPERATIONS: Final = {WORKFLOW_TASK: "PollWorkflowTaskQueue", ACTIVITY_TASK: "PollActivityTaskQueue"}
-
-
-class _Waiting(msgspec.Struct):
-    """A poll in matching: `ended_ms` is when nothing can come for it any more."""
-
-    correlation: Correlation
-    key: str
-    task_kind: str
-    ended_ms: int
-    future: asyncio.Future[Reply]
 
 
 class Polls:
@@ -56,11 +54,13 @@ class Polls:
         self._backend = backend
         self._metrics = metrics
         self._histories = histories
-        self._waiting: dict[int, _Waiting] = {}
-        self._gone: dict[int, _Waiting] = {}
+        self._workers: dict[tuple[str, bytes], WorkerPolls] = {}
+        self._asks: dict[int, Ask] = {}
+        self._gone: dict[int, Ask] = {}
+        self._with_spares: dict[int, Ask] = {}
         self._at_queue: Counter[tuple[str, str]] = Counter()
         self._draining = False
-        backend.replies.not_awaited = self._not_awaited
+        backend.replies.not_awaited = self._came
 
     async def workflow_task(
         self, request: PollWorkflowTaskQueueRequest, data: bytes, context: Context
@@ -100,7 +100,7 @@ class Polls:
     @property
     def waiting(self) -> int:
         """Polls that wait for a task."""
-        return len(self._waiting)
+        return sum(len(worker.calls) for worker in self._workers.values())
 
     def _may_hint(self, request: PollWorkflowTaskQueueRequest) -> bool:
         """Whether a worker may be told of its sticky queue's backlog.
@@ -117,25 +117,69 @@ class Polls:
     def drain(self) -> None:
         """End all polls without a task, and those that come."""
         self._draining = True
-        for waiting in list(self._waiting.values()):
-            if not waiting.future.done():
-                self._leave(waiting)
-                waiting.future.set_result(_NO_TASK)
+        for worker in self._workers.values():
+            for ask in list(worker.asked.values()):
+                self._take_out(ask)
+            while worker.take(_NOTHING):
+                pass
+            while worker.kept:
+                self._give_back(worker.kept.popleft())
 
     async def _poll(
         self, request: PollRequest, task_kind: str, timeout_s: float, data: bytes
     ) -> tuple[Reply, int]:
-        """Wait in matching. Returns the reply, empty when there was no task, and the poll's id."""
+        """Wait in matching. Returns the reply, empty when there was no task, and the number of its poll."""
         if self._draining:
             return _NO_TASK, 0
+        key = queue_key(request.namespace, request.task_queue.name, task_kind)
+        worker = self._worker(key, data)
+        if worker.kept:
+            delivered = worker.kept.popleft()
+        else:
+            call = worker.call(self._backend.now_ms() + int(timeout_s * 1000))
+            if worker.needs_ask(call):
+                call.asked = self._ask(worker, request, key, task_kind, call.deadline_ms, data)
+            delivered = await self._wait(worker, call, (key, request.identity))
+        reply = delivered.reply
+        if reply.code:
+            raise errors.ApiError(reply.code, reply.message, reply.body)
+        self._metrics.polled(
+            _OPERATIONS[task_kind], request.namespace, request.task_queue.name, got_task=bool(reply.body)
+        )
+        return reply, delivered.id
+
+    def _worker(self, key: str, data: bytes) -> WorkerPolls:
+        worker = self._workers.get((key, data))
+        if worker is None:
+            worker = self._workers[key, data] = WorkerPolls()
+            self._loop().call_later(IDLE_S, self._forget_idle, key, data)
+        return worker
+
+    def _forget_idle(self, key: str, data: bytes) -> None:
+        if self._workers[key, data].is_idle:
+            del self._workers[key, data]
+        else:
+            self._loop().call_later(IDLE_S, self._forget_idle, key, data)
+
+    def _ask(
+        self,
+        worker: WorkerPolls,
+        request: PollRequest,
+        key: str,
+        task_kind: str,
+        deadline_ms: int,
+        data: bytes,
+    ) -> int:
+        """Poll matching for the worker. Returns the poll's number."""
         backend, queue = self._backend, request.task_queue
-        key = queue_key(request.namespace, queue.name, task_kind)
-        deadline_ms = backend.now_ms() + int(timeout_s * 1000)
-        correlation, future = backend.replies.expect()
-        waiting = _Waiting(correlation, key, task_kind, deadline_ms + int(MARGIN_S * 1000), future)
-        self._waiting[correlation.id] = waiting
-        worker = (key, request.identity)
-        self._at_queue[worker] += 1
+        spares = worker.spares if task_kind == WORKFLOW_TASK else 0
+        correlation = backend.replies.number(1 + spares)
+        id = correlation.id
+        ask = Ask(correlation, key, task_kind, deadline_ms, worker, set(range(id + 1, id + 1 + spares)))
+        worker.asked[id] = self._asks[id] = ask
+        if spares:
+            self._with_spares[id] = ask
+            _forget_ended(self._with_spares, backend.now_ms() - SPARE_MS)
         body = PollTask(
             request.namespace,
             queue.name,
@@ -144,25 +188,31 @@ class Polls:
             deadline_ms,
             data,
             queue.kind == _STICKY,
+            spares,
         )
+        worker.is_known = True
         backend.engine.append(TASKS, key, body, correlation)
+        return id
+
+    async def _wait(self, worker: WorkerPolls, call: PollCall, name: tuple[str, str]) -> Delivered:
+        self._at_queue[name] += 1
         try:
-            reply = await future
+            return await call.future
         except asyncio.CancelledError:
-            if future.cancelled():
-                self._leave(waiting)
-            else:  # cancelled between the reply's arrival and here
-                self._undelivered(future.result(), task_kind, correlation.id)
+            if not call.future.cancelled():  # cancelled between the reply's arrival and here
+                self._give_back(call.future.result())
+            ask = worker.leave(call)
+            if ask is not None:
+                self._take_out(ask)
             raise
         finally:
-            del self._waiting[correlation.id]
-            self._at_queue[worker] -= 1
-            if not self._at_queue[worker]:
-                del self._at_queue[worker]
-        if reply.code:
-            raise errors.ApiError(reply.code, reply.message, reply.body)
-        self._metrics.polled(_OPERATIONS[task_kind], request.namespace, queue.name, got_task=bool(reply.body))
-        return reply, correlation.id
+            self._at_queue[name] -= 1
+            if not self._at_queue[name]:
+                del self._at_queue[name]
+
+    @staticmethod
+    def _loop() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
 
     def _timeout_s(self, context: Context) -> float:
         """How long the poll may wait. Raises ApiError for a client without a sensible deadline."""
@@ -178,26 +228,71 @@ class Polls:
         if request.deployment_options.worker_versioning_mode == _VERSIONED:
             raise errors.denied("Worker Deployment Versions are disabled on this namespace.")
 
-    def _leave(self, waiting: _Waiting) -> None:
+    def _take_out(self, ask: Ask) -> None:
         """Take a poll out of matching; a task may be on its way to it."""
-        correlation = waiting.correlation
-        self._backend.replies.forget(correlation.id)
-        self._gone[correlation.id] = waiting
-        self._forget_ended()
+        correlation = ask.correlation
+        del ask.worker.asked[correlation.id], self._asks[correlation.id]
+        self._gone[correlation.id] = ask
+        _forget_ended(self._gone, self._backend.now_ms() - int(MARGIN_S * 1000))
         body = CancelPoll(correlation.gateway, correlation.epoch, correlation.id)
-        self._backend.engine.append(TASKS, waiting.key, body)
+        self._backend.engine.append(TASKS, ask.key, body)
 
-    def _forget_ended(self) -> None:
-        """Drop the oldest polls that are gone once nothing can come for them."""
-        now_ms = self._backend.now_ms()
-        for id, waiting in list(self._gone.items())[:2]:
-            if waiting.ended_ms < now_ms:
-                del self._gone[id]
+    def _came(self, id: int, reply: Reply) -> bool:
+        """A reply to a poll has come, or one for nobody: then False."""
+        ask = self._asks.pop(id, None)
+        if ask is not None:
+            del ask.worker.asked[id]
+            if not reply.body:
+                self._with_spares.pop(id, None)
+            self._deliver(ask, Delivered(reply, id, ask.task_kind))
+            return True
+        if (ask := self._gone.pop(id, None)) is not None:
+            self._undelivered(reply, ask.task_kind, id)
+        elif (ask := self._spare_of(id)) is not None:
+            self._deliver(ask, Delivered(reply, id, ask.task_kind))
+            return True
+        return False
 
-    def _not_awaited(self, id: int, reply: Reply) -> None:
-        waiting = self._gone.pop(id, None)
-        if waiting is not None:
-            self._undelivered(reply, waiting.task_kind, id)
+    def _spare_of(self, id: int) -> Ask | None:
+        """The poll that brings another task under this number, once: an owner may repeat what its predecessor sent."""
+        for n in range(1, SPARES + 1):
+            ask = self._with_spares.get(id - n)
+            if ask is not None and id in ask.spares:
+                ask.spares.remove(id)
+                return ask
+        return None
+
+    def _deliver(self, ask: Ask, delivered: Delivered) -> None:
+        """Give a reply to a call of the worker, or keep its task for the next one."""
+        worker, reply = ask.worker, delivered.reply
+        if reply.body and not reply.code:
+            if worker.take(delivered):
+                return
+            if self._draining:
+                self._give_back(delivered)
+                return
+            worker.kept.append(delivered)
+            self._keep(worker, delivered)
+        else:
+            worker.end(delivered, ask.deadline_ms)
+
+    def _keep(self, worker: WorkerPolls, delivered: Delivered) -> None:
+        loop = self._loop()
+        loop.call_later(KEPT_S, self._kept_long, worker, delivered, loop.time() + KEPT_S + LATE_S)
+
+    def _kept_long(self, worker: WorkerPolls, delivered: Delivered, latest_s: float) -> None:
+        """Give a task back that the worker did not come for, unless it did, or had no chance to."""
+        if delivered not in worker.kept:
+            return
+        if self._loop().time() > latest_s:
+            self._keep(worker, delivered)
+            return
+        worker.kept.remove(delivered)
+        worker.distrust()
+        self._give_back(delivered)
+
+    def _give_back(self, delivered: Delivered) -> None:
+        self._undelivered(delivered.reply, delivered.task_kind, delivered.id)
 
     def _undelivered(self, reply: Reply, task_kind: str, id: int) -> None:
         """Give a task back that reached no worker."""
@@ -218,6 +313,13 @@ class Polls:
             id,
         )
         self._backend.engine.append(COMMANDS, workflow_key(token.namespace, token.workflow_id), body)
+
+
+def _forget_ended(asks: dict[int, Ask], before_ms: int) -> None:
+    """Drop the oldest polls, those that ended before a time: nothing can come for them."""
+    for id, ask in list(islice(asks.items(), 2)):
+        if ask.deadline_ms < before_ms:
+            del asks[id]
 
 
 def _token_of(reply: Reply, task_kind: str) -> TaskToken | None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from streams.runtime.records import Correlation, Reply
 
-NotAwaited = Callable[[int, Reply], None]
-"""Takes a reply that nobody awaits any more: not_awaited(call id, reply)."""
+NotAwaited = Callable[[int, Reply], bool]
+"""Takes a reply that no future awaits: not_awaited(call id, reply). False when nobody awaits it."""
 
 
 class Replies:
@@ -34,6 +34,12 @@ class Replies:
         self._awaited[id] = future = self._loop.create_future()
         return Correlation(self._gateway, self._epoch, id), future
 
+    def number(self, count: int = 1) -> Correlation:
+        """The correlation of a call whose reply `not_awaited` takes, and `count` - 1 more under the next numbers."""
+        first = self._last + 1
+        self._last += count
+        return Correlation(self._gateway, self._epoch, first)
+
     def forget(self, id: int) -> None:
         """Await a reply no longer."""
         self._awaited.pop(id, None)
@@ -44,9 +50,8 @@ class Replies:
         if future is not None and not future.done():
             future.set_result(reply)
             return
-        self.not_awaited_total += 1
-        if self.not_awaited is not None:
-            self.not_awaited(id, reply)
+        if self.not_awaited is None or not self.not_awaited(id, reply):
+            self.not_awaited_total += 1
 
     def __len__(self) -> int:
         return len(self._awaited)

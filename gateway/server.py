@@ -121,7 +121,7 @@ class Gateway:
     @property
     def calls_in_flight(self) -> int:
         """Calls that wait for the engine's reply, polls among them."""
-        return len(self._backend.replies)
+        return len(self._backend.replies) + self._polls.waiting
 
     @property
     def replies_not_awaited(self) -> int:

@@ -50,7 +50,11 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Poll(msgspec.Struct, frozen=True):
-    """A worker's long poll, waiting in matching. The correlation says whom to answer and is its identity."""
+    """A worker's long poll, waiting in matching. The correlation says whom to answer and is its identity.
+
+    It takes up to `spares` more tasks if they wait, for the call ids that follow its own; the polls made for those
+    have -1 (decision 0016).
+    """
 
     gateway: str
     epoch: int
@@ -59,6 +63,7 @@ class Poll(msgspec.Struct, frozen=True):
     identity: str
     request: bytes
     queue: str
+    spares: int = 0
 
 
 class StartTask(msgspec.Struct, frozen=True):
@@ -372,7 +377,10 @@ class AddTask(msgspec.Struct, frozen=True):
 
 
 class PollTask(msgspec.Struct, frozen=True):
-    """A worker polls: `request` is its PollWorkflowTaskQueueRequest or PollActivityTaskQueueRequest."""
+    """A worker polls: `request` is its PollWorkflowTaskQueueRequest or PollActivityTaskQueueRequest.
+
+    It takes up to `spares` more tasks if they wait, under the call ids that follow its own (decision 0016).
+    """
 
     namespace: str
     queue: str
@@ -381,6 +389,7 @@ class PollTask(msgspec.Struct, frozen=True):
     deadline_ms: int
     request: bytes
     sticky: bool = False
+    spares: int = 0
 
 
 class CancelPoll(msgspec.Struct, frozen=True):

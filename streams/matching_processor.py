@@ -99,7 +99,9 @@ def _poll(record: Record, body: PollTask) -> Poll:
     who = record.correlation
     if who is None:
         raise ValueError("a poll needs a correlation: it is its identity")
-    return Poll(who.gateway, who.epoch, who.id, body.deadline_ms, body.identity, body.request, body.queue)
+    return Poll(
+        who.gateway, who.epoch, who.id, body.deadline_ms, body.identity, body.request, body.queue, body.spares
+    )
 
 
 def _answer(queue: Queue, record: Record, call: QueueCall) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from temporalio.api.enums.v1 import ResourceExhaustedCause, ResourceExhaustedScope
 from temporalio.api.errordetails.v1 import ResourceExhaustedFailure
 from temporalio.api.workflowservice.v1 import PollActivityTaskQueueRequest
@@ -54,6 +55,12 @@ from streams.topology import COMMANDS, workflow_key
 ADDED = "added"
 DISPATCHED = "dispatched"
 
+SPARE_TASKS = 3
+"""The logic version from which a poll may take more tasks than one (decision 0016)."""
+
+SPARE = -1
+"""`Poll.spares` of a poll that was made for such a task."""
+
 _POLLER_GRAIN_MS = 1_000
 _EMPTY = Reply()
 _NO_POLLER = Rejected(FAILED_PRECONDITION, "no poller seen for task queue recently, worker may be down")
@@ -89,7 +96,7 @@ class Queue:
             poll = self._take_poll()
             if poll is not None:
                 self._count_added(task)
-                self._dispatch(task, poll)
+                self._dispatch(task, poll, 0)
                 return
         if task.sticky and not self._recently_polled(STICKY_WINDOW_MS):
             self._hand_back(task)
@@ -127,10 +134,12 @@ class Queue:
     def returned(self, poll: Poll) -> None:
         """A poll comes back from history without a task: it waits on, ahead of the others."""
         name = (poll.gateway, poll.epoch, poll.id)
+        if poll.spares == SPARE:
+            return  # Nobody waits for it alone.
         if self.entity.get(ENDED, _text(name)) is not None:
             self.entity.drop(ENDED, _text(name))
         elif name not in self.view.places and self._of_living_epoch(poll):
-            self._place(poll, at_head=True)
+            self._place(msgspec.structs.replace(poll, spares=0), at_head=True)  # those were taken
 
     def cancel(self, gateway: str, epoch: int, id: int) -> None:
         """The client of a poll is gone. One that is out at history is remembered, so that it stays gone."""
@@ -231,13 +240,29 @@ class Queue:
             task = self._first_task()
             if task is not None and self._ready_ms() <= now_ms:
                 self.entity.drop(TASK, view.tasks.first)
-                self._dispatch(task, poll)
+                left = self.entity.count(TASK)
+                self._dispatch(task, poll, left)
+                self._dispatch_spares(poll, left)
                 return
         place = place_before(view.head_of_polls()) if at_head else place_after(view.end_of_polls())
         self.entity.put(POLL, place, poll)
         self._want(_lapse_at_ms(poll.deadline_ms))
         if view.tasks:
             self._drain()
+
+    def _dispatch_spares(self, poll: Poll, left: int) -> None:
+        """Give more tasks to a poll that takes them, if more wait: its worker comes for them within moments.
+
+        It is told with each of the backlog that its poll met.
+        """
+        if self.context.logic_version < SPARE_TASKS:
+            return
+        for n in range(1, poll.spares + 1):
+            task = self._first_task()
+            if task is None or self._ready_ms() > self.context.now_ms:
+                return
+            self.entity.drop(TASK, self.view.tasks.first)
+            self._dispatch(task, msgspec.structs.replace(poll, id=poll.id + n, spares=SPARE), left)
 
     def _first_poll(self, gateway: str) -> str | None:
         """The place of the gateway's first poll that may be matched; those before it that are over go."""
@@ -324,9 +349,10 @@ class Queue:
                     leases.note_blocked(self.context, gateway, self.key)
                 return
             self.entity.drop(TASK, self.view.tasks.first)
-            self._dispatch(task, poll)
+            self._dispatch(task, poll, self.entity.count(TASK))
 
-    def _dispatch(self, task: AddTask, poll: Poll) -> None:
+    def _dispatch(self, task: AddTask, poll: Poll, left: int) -> None:
+        """Have history start a task for a poll; `left` is what the worker is told of the backlog."""
         self._seen(poll)
         self._count(DISPATCHED)
         pace: Pace | None = self.entity.get(PACE)
@@ -345,7 +371,7 @@ class Queue:
                 task.stamp,
                 task.query_id,
                 poll,
-                self.entity.count(TASK),
+                left,
             ),
         )
 

@@ -15,7 +15,15 @@ from temporalio.api.workflowservice.v1 import (
 
 from gateway.errors import ApiError
 from gateway.histories import Histories
-from streams.bodies import ACTIVITY_TASK, Call, CancelPoll, GatewayLease, PollTask, TaskUndelivered
+from streams.bodies import (
+    ACTIVITY_TASK,
+    WORKFLOW_TASK,
+    Call,
+    CancelPoll,
+    GatewayLease,
+    PollTask,
+    TaskUndelivered,
+)
 from streams.runtime.records import Correlation, Record, Reply
 from streams.task_token import TaskToken
 from streams.topology import COMMANDS, TASKS, queue_key, workflow_key
@@ -30,6 +38,9 @@ LEASE_MS = 6_000
 RENEW_MS = 2_000
 MARGIN_MS = 5_000
 """How long before its client a poll ends (fold.md rule 19)."""
+
+KEPT_MS = 250
+"""How long a task is kept for a worker's next poll (decision 0016)."""
 
 PATIENCE = (0, 200, 200, 200, 200)
 """How often the events that belong into an answer are looked for again."""
@@ -73,6 +84,8 @@ class Gateway:
         self._waiting: dict[int, Waiting] = {}
         self._gone: dict[int, str] = {}
         self._held: dict[tuple[str, int], bytes] = {}
+        self._spares: dict[int, tuple[str, str]] = {}
+        self._kept: dict[tuple[str, str], deque[tuple[Correlation, Reply]]] = {}
         self._out: dict[str, deque[Record]] = {}
         self._flushing: set[str] = set()
         self._lease(self.epoch)
@@ -196,8 +209,18 @@ class Gateway:
             return
         deadline_ms = self.world.now_ms + wait_ms
         key = queue_key(request.namespace, queue, task_kind)
+        kept = self._kept.setdefault((key, request.identity), deque())
+        if kept:
+            correlation, reply = kept.popleft()
+            self._attach(correlation, Waiting(done, False, task_kind, key), reply, 0)
+            return
+        spares = self.world.rng.choice((0, 1, 3)) if task_kind == WORKFLOW_TASK else 0
         correlation = self._expect(Waiting(done, self.world.at_peace, task_kind, key))
         self.world.judge.poll_deadlines[(self.name, self.epoch, correlation.id)] = deadline_ms
+        for _ in range(spares):
+            self._last_id += 1
+            self.world.judge.poll_deadlines[(self.name, self.epoch, self._last_id)] = deadline_ms
+            self._spares[self._last_id] = key, request.identity
         body = PollTask(
             request.namespace,
             queue,
@@ -206,6 +229,7 @@ class Gateway:
             deadline_ms,
             request.SerializeToString(),
             sticky,
+            spares,
         )
         self._append(TASKS, self.world.partition_of(TASKS, key), key, body, correlation)
         self.world.at(wait_ms + MARGIN_MS, self._give_up, correlation)
@@ -249,6 +273,19 @@ class Gateway:
             self._attach(correlation, waiting, reply, self.world.rng.choice(PATIENCE))
         elif correlation.id in self._gone:
             self._undelivered(correlation, self._gone.pop(correlation.id), reply)
+        elif correlation.id in self._spares:
+            kept = self._kept[self._spares.pop(correlation.id)]
+            if reply.body and not reply.code:
+                kept.append((correlation, reply))
+                self.world.at(KEPT_MS, self._give_back, kept, correlation, reply)
+
+    def _give_back(
+        self, kept: deque[tuple[Correlation, Reply]], correlation: Correlation, reply: Reply
+    ) -> None:
+        """Nobody came for a task that was kept, unless somebody did."""
+        if self.up and correlation.epoch == self.epoch and (correlation, reply) in kept:
+            kept.remove((correlation, reply))
+            self._undelivered(correlation, WORKFLOW_TASK, reply)
 
     def _attach(self, correlation: Correlation, waiting: Waiting, reply: Reply, tries: int) -> None:
         """Wait until the events that belong into the reply are there: contiguous or wait (rule 21)."""

@@ -16,6 +16,7 @@ from temporalio.api.workflowservice.v1 import (
     PollWorkflowTaskQueueResponse,
 )
 
+from gateway import polls
 from gateway.backend import Backend
 from gateway.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, ApiError
 from gateway.histories import Histories
@@ -94,6 +95,13 @@ class Polling:
         return poll
 
     @property
+    def last_poll(self) -> int:
+        """The call id of the newest poll in matching."""
+        return next(
+            who.id for _, _, body, who in reversed(self.engine.appended) if who and isinstance(body, PollTask)
+        )
+
+    @property
     def bodies(self) -> list[msgspec.Struct]:
         return [body for _, _, body, _ in self.engine.appended]
 
@@ -159,14 +167,14 @@ async def test_worker_hears_of_a_sticky_backlog_while_it_polls_its_normal_queue_
 
     async def poll(queue: TaskQueue, identity: str = "i") -> asyncio.Task[bytes]:
         request = PollWorkflowTaskQueueRequest(namespace=NAMESPACE, task_queue=queue, identity=identity)
-        poll = asyncio.ensure_future(polling.polls.workflow_task(request, b"", Caller()))
+        data = request.SerializeToString()
+        poll = asyncio.ensure_future(polling.polls.workflow_task(request, data, Caller()))
         await settle()
         return poll
 
     async def hint_of(poll: asyncio.Task[bytes]) -> int:
         task = PollWorkflowTaskQueueResponse(task_token=b"t", backlog_count_hint=9).SerializeToString()
-        polls = sum(isinstance(body, PollTask) for body in polling.bodies)
-        polling.engine.reply(polls, Reply(0, "", task))
+        polling.engine.reply(polling.last_poll, Reply(0, "", task))
         response = PollWorkflowTaskQueueResponse.FromString(await poll)
         assert response.task_token == b"t"
         return response.backlog_count_hint
@@ -224,6 +232,200 @@ async def test_poll_needs_a_deadline(
     with pytest.raises(ApiError) as error:
         await polling.polls.activity_task(request, b"", Caller(timeout_s))
     assert (error.value.code, error.value.message) == (code, message)
+
+
+WORKFLOW_TOKEN = TaskToken(NAMESPACE, "w", "r", "workflow", 2, 1, started_event_id=3)
+
+
+class Worker:
+    """A worker that polls a queue for workflow tasks; its tasks are told apart by their tokens' workflow ids."""
+
+    def __init__(self, polling: Polling, queue: str = "q") -> None:
+        self.polling = polling
+        self.request = PollWorkflowTaskQueueRequest(
+            namespace=NAMESPACE, task_queue=TaskQueue(name=queue), identity="i"
+        )
+
+    async def begin(self, timeout_s: float = 60.0) -> asyncio.Task[bytes]:
+        data = self.request.SerializeToString()
+        poll = asyncio.ensure_future(self.polling.polls.workflow_task(self.request, data, Caller(timeout_s)))
+        await settle()
+        return poll
+
+    def send(self, id: int, workflow_id: str) -> None:
+        """A task for the poll `id`."""
+        token = msgspec.structs.replace(WORKFLOW_TOKEN, workflow_id=workflow_id).encode()
+        body = PollWorkflowTaskQueueResponse(task_token=token).SerializeToString()
+        self.polling.engine.reply(id, Reply(0, "", body, "", 0, 0, "poll-workflow"))
+
+    async def known(self) -> int:
+        """Make it known to the gateway. Returns the number of a poll of its that may bring more tasks, in matching."""
+        first = await self.begin()
+        self.send(self.polling.last_poll, "first")
+        assert workflow_of(await first) == "first"
+        self.left = await self.begin()
+        return self.polling.last_poll
+
+
+def workflow_of(response: bytes) -> str:
+    token = PollWorkflowTaskQueueResponse.FromString(response).task_token
+    return TaskToken.decode(token).workflow_id
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    """Let the loop run until it is so."""
+    while not reached():  # noqa: ASYNC110 (timers of the loop reach it)
+        await asyncio.sleep(0)
+
+
+def undelivered(workflow_id: str, poll_id: int) -> TaskUndelivered:
+    return TaskUndelivered(NAMESPACE, workflow_id, "r", "workflow", 2, 1, 0, "", poll_id)
+
+
+async def test_known_worker_takes_more_tasks_and_finds_them_at_its_next_polls(polling: Polling) -> None:
+    worker = Worker(polling)
+    id = await worker.known()
+    assert [body.spares for body in polling.bodies if isinstance(body, PollTask)] == [0, 3]
+    for n, workflow_id in enumerate("abc"):
+        worker.send(id + n, workflow_id)
+    assert [
+        workflow_of(await poll) for poll in (worker.left, await worker.begin(), await worker.begin())
+    ] == [*"abc"]
+    assert len(polling.bodies) == 2  # No poll was made for those that found a task.
+
+
+async def test_task_that_overtakes_the_first_one_is_for_the_worker_too(polling: Polling) -> None:
+    worker = Worker(polling)
+    id = await worker.known()
+    worker.send(id + 1, "b")
+    assert workflow_of(await worker.left) == "b"
+    worker.send(id, "a")
+    worker.send(id + 2, "c")
+    assert [workflow_of(await (await worker.begin())) for _ in range(2)] == ["a", "c"]
+    assert len(polling.bodies) == 2
+
+
+async def test_task_that_is_sent_twice_is_given_once(polling: Polling) -> None:
+    worker = Worker(polling)
+    id = await worker.known()
+    for _ in range(2):
+        worker.send(id + 1, "b")
+    assert workflow_of(await worker.left) == "b"
+    for _ in range(2):
+        worker.send(id, "a")
+        worker.send(id + 1, "b")
+    assert workflow_of(await (await worker.begin())) == "a"
+    assert not (await worker.begin()).done()
+    assert polling.polls._backend.replies.not_awaited_total == 4
+
+
+async def test_task_for_a_later_number_than_was_offered_is_for_nobody(polling: Polling) -> None:
+    worker = Worker(polling)
+    id = await worker.known()
+    worker.send(id + 4, "x")
+    assert not worker.left.done()
+    assert polling.polls._backend.replies.not_awaited_total == 1
+
+
+async def test_a_poll_in_matching_serves_the_next_call(polling: Polling) -> None:
+    worker = Worker(polling)
+    id = await worker.known()
+    second = await worker.begin()
+    other = polling.last_poll
+    worker.send(id, "a")
+    worker.send(id + 1, "b")
+    assert [workflow_of(await poll) for poll in (worker.left, second)] == ["a", "b"]
+    third = await worker.begin()
+    assert polling.last_poll == other
+    worker.send(other, "c")
+    assert workflow_of(await third) == "c"
+
+
+async def test_task_that_the_worker_does_not_come_for_goes_back(
+    polling: Polling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polls, "KEPT_S", 0.0)
+    worker = Worker(polling)
+    id = await worker.known()
+    worker.send(id, "a")
+    await worker.left
+    worker.send(id + 1, "b")
+    worker.send(id + 2, "c")
+    await until(lambda: len(polling.bodies) == 4)
+    assert polling.bodies[2:] == [undelivered("b", id + 1), undelivered("c", id + 2)]
+    await worker.begin()
+    again = polling.bodies[-1]
+    assert isinstance(again, PollTask) and again.spares == 0  # Not trusted with more for a while.
+
+
+async def test_process_that_was_held_up_keeps_a_task_for_longer(
+    polling: Polling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polls, "KEPT_S", 0.0)
+    monkeypatch.setattr(polls, "LATE_S", -1.0)
+    worker = Worker(polling)
+    id = await worker.known()
+    worker.send(id, "a")
+    await worker.left
+    worker.send(id + 1, "b")
+    await settle()
+    assert workflow_of(await (await worker.begin())) == "b"
+
+
+async def test_more_tasks_of_a_poll_whose_client_left_go_back(
+    polling: Polling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polls, "KEPT_S", 0.0)
+    worker = Worker(polling)
+    id = await worker.known()
+    worker.left.cancel()
+    await settle()
+    worker.send(id + 1, "b")
+    worker.send(id, "a")
+    await until(lambda: len(polling.bodies) == 5)
+    assert polling.bodies[2:] == [
+        CancelPoll("gateway-0", 7, id),
+        undelivered("a", id),
+        undelivered("b", id + 1),
+    ]
+
+
+async def test_drain_gives_back_what_is_kept_and_what_comes(polling: Polling) -> None:
+    worker = Worker(polling)
+    id = await worker.known()
+    worker.send(id, "a")
+    await worker.left
+    worker.send(id + 1, "b")
+    polling.polls.drain()
+    worker.send(id + 2, "c")
+    assert polling.bodies[2:] == [undelivered("b", id + 1), undelivered("c", id + 2)]
+
+
+async def test_call_with_less_time_ends_by_its_own_poll(polling: Polling) -> None:
+    worker = Worker(polling)
+    await worker.known()
+    short = await worker.begin(8.0)
+    polling.engine.reply(polling.last_poll, Reply())
+    assert await short == b""
+    assert not worker.left.done()
+
+
+async def test_refusal_reaches_one_call(polling: Polling) -> None:
+    worker = Worker(polling)
+    id = await worker.known()
+    polling.engine.reply(id, Reply(8, "too many polls wait"))
+    with pytest.raises(ApiError, match="too many polls"):
+        await worker.left
+
+
+async def test_worker_that_is_gone_is_forgotten(polling: Polling, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polls, "IDLE_S", 0.0)
+    worker = Worker(polling)
+    await worker.known()
+    await asyncio.sleep(0)
+    assert len(polling.polls._workers) == 1
+    worker.left.cancel()
+    await until(lambda: not polling.polls._workers)
 
 
 async def test_task_of_a_vanished_client_reaches_the_next(served: Served) -> None:
