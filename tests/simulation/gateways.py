@@ -214,7 +214,7 @@ class Gateway:
             correlation, reply = kept.popleft()
             self._attach(correlation, Waiting(done, False, task_kind, key), reply, 0)
             return
-        spares = self.world.rng.choice((0, 1, 3)) if task_kind == WORKFLOW_TASK else 0
+        spares = self.world.rng.choice((0, 3, 3)) if task_kind == WORKFLOW_TASK else 0
         correlation = self._expect(Waiting(done, self.world.at_peace, task_kind, key))
         self.world.judge.poll_deadlines[(self.name, self.epoch, correlation.id)] = deadline_ms
         for _ in range(spares):

@@ -1,6 +1,6 @@
 """Logic that changes in mid-tail: owners of two releases, markers, and members that have to leave (fold.md rule 9).
 
-The new release folds otherwise from logic version 2 on, and emits a record that the old one does not know.
+The new release folds otherwise from logic version NEW on, and emits a record that the old one does not know.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from tests.simulation.owners import Seat, SimOwner
     from tests.simulation.world import World
 
-OLD, NEW = 1, 2
+OLD, NEW = 1, 3
 """The newest logic version that each release supports."""
 
-NOTE = Pair("logic", "2")
-"""A record of a type that only the new release knows, emitted by logic version 2."""
+NOTE = Pair("logic", str(NEW))
+"""A record of a type that only the new release knows, emitted by its logic."""
 
 RETRY_MS = 40
 

@@ -31,13 +31,17 @@ CALL_TIMEOUT_MS = 4_000
 
 
 class Worker:
-    """One worker process with a poll of each kind, and a cache of workflows where it uses a sticky queue."""
+    """One worker process with a poll of each kind, and a cache of workflows where it uses a sticky queue.
+
+    Some rest between polls for workflow tasks, so that there are backlogs.
+    """
 
     def __init__(self, world: World, name: str, *, sticky: bool) -> None:
         self.world = world
         self.name = name
         self.sticky_queue = f"{name}-sticky" if sticky else ""
         self.fair = False
+        self._rest_ms = world.rng.choice((30, 30, 6_000))
         self._cache: dict[str, list[HistoryEvent]] = {}
         self._number = 0
         self._poll_workflow(QUEUE, False)
@@ -69,7 +73,7 @@ class Worker:
             if reply.body:
                 response = api.PollWorkflowTaskQueueResponse.FromString(reply.body)
                 self._work(response, sticky=sticky)
-            self.world.at(self.world.rng.randint(0, 30), self._poll_workflow, queue, sticky)
+            self.world.at(self.world.rng.randint(0, self._rest_ms), self._poll_workflow, queue, sticky)
 
         self._gateway().poll(queue, WORKFLOW_TASK, request, sticky, self._wait_ms(), done)
 
