@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from itertools import islice
 from typing import Final
@@ -32,8 +33,9 @@ MIN_TIMEOUT_S: Final = 2.0
 """A shorter deadline than this is refused."""
 MARGIN_S: Final = 5.0
 """How long before its client a poll ends, so that a task given to it still reaches the client."""
+MARGIN_MS: Final = int(MARGIN_S * 1000)
 IDLE_S: Final = 10.0
-"""How often workers are forgotten that have not polled for as long at least."""
+"""A worker that has not polled for so long is forgotten."""
 LATE_S: Final = 0.1
 """By how much this process has to be late to have been held up itself."""
 SPARE_MS: Final = 60_000
@@ -133,12 +135,10 @@ class Polls:
             return _NO_TASK, 0
         key = queue_key(request.namespace, request.task_queue.name, task_kind)
         worker = self._worker(key, data)
-        if worker.kept:
-            delivered = worker.kept.popleft()
-        else:
-            call = worker.call(self._backend.now_ms() + int(timeout_s * 1000))
-            if worker.needs_ask(call):
-                call.asked = self._ask(worker, request, key, task_kind, call.deadline_ms, data)
+        worker.seen()
+        delivered = worker.next_kept()
+        if delivered is None:
+            call = self._call(worker, request, key, task_kind, timeout_s, data)
             delivered = await self._wait(worker, call, (key, request.identity))
         reply = delivered.reply
         if reply.code:
@@ -156,10 +156,29 @@ class Polls:
         return worker
 
     def _forget_idle(self, key: str, data: bytes) -> None:
-        if self._workers[key, data].is_idle:
+        worker = self._workers[key, data]
+        if worker.is_idle and worker.seen_s + IDLE_S <= self._loop().time():
             del self._workers[key, data]
         else:
             self._loop().call_later(IDLE_S, self._forget_idle, key, data)
+
+    def _call(
+        self,
+        worker: WorkerPolls,
+        request: PollRequest,
+        key: str,
+        task_kind: str,
+        timeout_s: float,
+        data: bytes,
+    ) -> PollCall:
+        """A call that waits, for which matching has a poll."""
+        now_ms = self._backend.now_ms()
+        while worker.asked and (oldest := next(iter(worker.asked.values()))).deadline_ms < now_ms - MARGIN_MS:
+            self._take_out(oldest)  # Its answer was lost.
+        call = worker.call(now_ms + int(timeout_s * 1000))
+        if worker.needs_ask(call):
+            call.asked = self._ask(worker, request, key, task_kind, call.deadline_ms, data)
+        return call
 
     def _ask(
         self,
@@ -175,11 +194,12 @@ class Polls:
         spares = worker.spares if task_kind == WORKFLOW_TASK else 0
         correlation = backend.replies.number(1 + spares)
         id = correlation.id
-        ask = Ask(correlation, key, task_kind, deadline_ms, worker, set(range(id + 1, id + 1 + spares)))
+        now_ms, numbers = backend.now_ms(), set(range(id + 1, id + 1 + spares))
+        ask = Ask(correlation, key, task_kind, now_ms, deadline_ms, worker, numbers)
         worker.asked[id] = self._asks[id] = ask
         if spares:
             self._with_spares[id] = ask
-            _forget_ended(self._with_spares, backend.now_ms() - SPARE_MS)
+            _forget_ended(self._with_spares, now_ms - SPARE_MS)
         body = PollTask(
             request.namespace,
             queue.name,
@@ -190,7 +210,6 @@ class Polls:
             queue.kind == _STICKY,
             spares,
         )
-        worker.is_known = True
         backend.engine.append(TASKS, key, body, correlation)
         return id
 
@@ -201,8 +220,7 @@ class Polls:
         except asyncio.CancelledError:
             if not call.future.cancelled():  # cancelled between the reply's arrival and here
                 self._give_back(call.future.result())
-            ask = worker.leave(call)
-            if ask is not None:
+            for ask in worker.leave(call):
                 self._take_out(ask)
             raise
         finally:
@@ -233,7 +251,7 @@ class Polls:
         correlation = ask.correlation
         del ask.worker.asked[correlation.id], self._asks[correlation.id]
         self._gone[correlation.id] = ask
-        _forget_ended(self._gone, self._backend.now_ms() - int(MARGIN_S * 1000))
+        _forget_ended(self._gone, self._backend.now_ms() - MARGIN_MS)
         body = CancelPoll(correlation.gateway, correlation.epoch, correlation.id)
         self._backend.engine.append(TASKS, ask.key, body)
 
@@ -242,8 +260,8 @@ class Polls:
         ask = self._asks.pop(id, None)
         if ask is not None:
             del ask.worker.asked[id]
-            if not reply.body:
-                self._with_spares.pop(id, None)
+            if reply.code:
+                self._gone[id] = ask  # It may have reached matching all the same.
             self._deliver(ask, Delivered(reply, id, ask.task_kind))
             return True
         if (ask := self._gone.pop(id, None)) is not None:
@@ -259,6 +277,8 @@ class Polls:
             ask = self._with_spares.get(id - n)
             if ask is not None and id in ask.spares:
                 ask.spares.remove(id)
+                if not ask.spares:
+                    del self._with_spares[id - n]
                 return ask
         return None
 
@@ -267,29 +287,43 @@ class Polls:
         worker, reply = ask.worker, delivered.reply
         if reply.body and not reply.code:
             if worker.take(delivered):
+                self._look_for_surplus(worker)
                 return
             if self._draining:
                 self._give_back(delivered)
                 return
             worker.kept.append(delivered)
-            self._keep(worker, delivered)
+            self._keep(worker, delivered, latest_s=self._loop().time() + KEPT_S + LATE_S)
         else:
             worker.end(delivered, ask.deadline_ms)
 
-    def _keep(self, worker: WorkerPolls, delivered: Delivered) -> None:
-        loop = self._loop()
-        loop.call_later(KEPT_S, self._kept_long, worker, delivered, loop.time() + KEPT_S + LATE_S)
+    def _keep(self, worker: WorkerPolls, delivered: Delivered, latest_s: float) -> None:
+        self._loop().call_later(KEPT_S, self._kept_long, worker, delivered, latest_s)
 
     def _kept_long(self, worker: WorkerPolls, delivered: Delivered, latest_s: float) -> None:
         """Give a task back that the worker did not come for, unless it did, or had no chance to."""
         if delivered not in worker.kept:
             return
         if self._loop().time() > latest_s:
-            self._keep(worker, delivered)
+            self._keep(worker, delivered, latest_s=math.inf)
             return
         worker.kept.remove(delivered)
         worker.distrust()
         self._give_back(delivered)
+
+    def _look_for_surplus(self, worker: WorkerPolls) -> None:
+        """Have polls taken out of matching that no call needs for a while, so that they are in nobody's way there."""
+        if not worker.looks_for_surplus and len(worker.asked) > len(worker.calls):
+            worker.looks_for_surplus = True
+            self._loop().call_later(KEPT_S, self._end_surplus, worker)
+
+    def _end_surplus(self, worker: WorkerPolls) -> None:
+        worker.looks_for_surplus = False
+        long_ago_ms = self._backend.now_ms() - int(KEPT_S * 1000)
+        for ask in worker.surplus():
+            if ask.asked_ms <= long_ago_ms:
+                self._take_out(ask)
+        self._look_for_surplus(worker)
 
     def _give_back(self, delivered: Delivered) -> None:
         self._undelivered(delivered.reply, delivered.task_kind, delivered.id)

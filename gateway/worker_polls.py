@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -19,7 +20,10 @@ SPARES: Final = 3
 """How many more tasks a poll brings at most."""
 
 KEPT_S: Final = 0.25
-"""How long a task is kept for a worker that has no call here; then it goes back to its queue."""
+"""How long a task is kept for a worker that has no call here, and a poll stays in matching that no call needs."""
+
+PROMPT_S: Final = 0.1
+"""A worker is trusted with tasks to keep if it called again within so long of an answer."""
 
 DISTRUST_S: Final = 10.0
 """How long a worker that did not come for a task is given none to keep."""
@@ -31,6 +35,7 @@ class Ask(msgspec.Struct):
     correlation: Correlation
     key: str
     task_kind: str
+    asked_ms: int
     deadline_ms: int
     worker: WorkerPolls
     spares: set[int]
@@ -55,18 +60,21 @@ class PollCall(msgspec.Struct, eq=False):
 class WorkerPolls:
     """Belongs to the event loop's thread."""
 
-    __slots__ = ("_distrusted_until_s", "_loop", "asked", "calls", "is_known", "kept")
-
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._answered_s = -PROMPT_S
+        self._is_prompt = False
         self._distrusted_until_s = 0.0
+        self.seen_s = self._loop.time()
+        """When it called last, by the loop's clock."""
         self.calls: list[PollCall] = []
         """What waits, the oldest first."""
         self.asked: dict[int, Ask] = {}
         """What matching has, the oldest first."""
         self.kept: deque[Delivered] = deque()
-        self.is_known = False
-        """Whether it has polled before."""
+        """Tasks that came for nobody, the oldest first."""
+        self.looks_for_surplus = False
+        """Whether it will be looked soon for polls that no call needs."""
 
     @property
     def is_idle(self) -> bool:
@@ -76,7 +84,19 @@ class WorkerPolls:
     @property
     def spares(self) -> int:
         """How many tasks beside the first it can be trusted to come for soon."""
-        return SPARES if self.is_known and self._loop.time() >= self._distrusted_until_s else 0
+        return SPARES if self._is_prompt and self._loop.time() >= self._distrusted_until_s else 0
+
+    def seen(self) -> None:
+        """It calls."""
+        self.seen_s = self._loop.time()
+        self._is_prompt = self.seen_s - self._answered_s < PROMPT_S
+
+    def next_kept(self) -> Delivered | None:
+        """The task for a call that was kept longest, if any is."""
+        if not self.kept:
+            return None
+        self._answered_s = self._loop.time()
+        return self.kept.popleft()
 
     def call(self, deadline_ms: int) -> PollCall:
         """A call that waits from now on; `leave` it when it ends without an answer."""
@@ -90,26 +110,34 @@ class WorkerPolls:
             ask.deadline_ms > call.deadline_ms for ask in self.asked.values()
         )
 
-    def leave(self, call: PollCall) -> Ask | None:
+    def surplus(self) -> Sequence[Ask]:
+        """What was asked of matching for more calls than wait: what ends last."""
+        count = len(self.asked) - len(self.calls)
+        if count <= 0:
+            return ()
+        return sorted(self.asked.values(), key=_deadline_ms, reverse=True)[:count]
+
+    def leave(self, call: PollCall) -> Sequence[Ask]:
         """A call has given up. Returns what matching need not have any more."""
         if call in self.calls:
             self.calls.remove(call)
-        if len(self.asked) <= len(self.calls):
-            return None
-        return self.asked.get(call.asked) or next(reversed(self.asked.values()))
+        own = self.asked.get(call.asked)
+        return [own] if own is not None and len(self.asked) > len(self.calls) else self.surplus()
 
     def take(self, delivered: Delivered) -> bool:
-        """A task has come, for the call that has waited longest; False when none waits."""
+        """A task has come, for the call that ends first: that which waits longest, as a rule. False when none waits."""
         while self.calls:
-            future = self.calls.pop(0).future
-            if not future.done():
-                future.set_result(delivered)
+            call = min(self.calls, key=_deadline_ms)
+            self.calls.remove(call)
+            if not call.future.done():
+                self._answered_s = self._loop.time()
+                call.future.set_result(delivered)
                 return True
         return False
 
     def end(self, delivered: Delivered, deadline_ms: int) -> None:
         """A poll ended without a task: so does a call that is to end by then, or has no poll left."""
-        call = min(self.calls, key=lambda call: call.deadline_ms, default=None)
+        call = min(self.calls, key=_deadline_ms, default=None)
         if call is not None and (call.deadline_ms <= deadline_ms or len(self.asked) < len(self.calls)):
             self.calls.remove(call)
             if not call.future.done():
@@ -118,3 +146,7 @@ class WorkerPolls:
     def distrust(self) -> None:
         """It did not come for a task."""
         self._distrusted_until_s = self._loop.time() + DISTRUST_S
+
+
+def _deadline_ms(of: Ask | PollCall) -> int:
+    return of.deadline_ms

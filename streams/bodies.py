@@ -70,7 +70,8 @@ class StartTask(msgspec.Struct, frozen=True):
     """Matching paired a task with a poll: record it as started and send it to the poll's gateway.
 
     `task_kind` is "workflow", "activity" or "query"; `scheduled_event_id`, `attempt` and `stamp` name the task,
-    `query_id` a query task. Not past `poll.deadline_ms`. `backlog_count` is how many tasks were left in the queue.
+    `query_id` a query task. Not past `poll.deadline_ms`. `backlog_count` is how many tasks were left in the queue
+    behind the first one that the poll took.
     """
 
     namespace: str
@@ -86,7 +87,7 @@ class StartTask(msgspec.Struct, frozen=True):
 
 
 class TaskUndelivered(msgspec.Struct, frozen=True):
-    """A gateway got a started task for a poll that was gone: undo the dispatch."""
+    """A gateway got a started task that no poll was there for, or came for in time: undo the dispatch."""
 
     namespace: str
     workflow_id: str
@@ -407,7 +408,7 @@ class DropQuery(msgspec.Struct, frozen=True):
 
 
 class PollReturned(msgspec.Struct, frozen=True):
-    """History did not start the task that this poll was matched with: the poll waits on."""
+    """History did not start the task that this poll was matched with: it waits on, unless it was made for that task."""
 
     namespace: str
     task_kind: str

@@ -28,10 +28,14 @@ class CoreChanged(msgspec.Struct, frozen=True):
 
 
 class TaskScheduled(msgspec.Struct, frozen=True):
-    """A workflow task waits for a worker; `dispatch` is False when it is handed over with a response instead."""
+    """A workflow task waits for a worker; `dispatch` is False when it is handed over with a response instead.
+
+    `at_head` when one comes back undelivered.
+    """
 
     task: Any
     dispatch: bool
+    at_head: bool = False
 
 
 class ActivityDispatched(msgspec.Struct, frozen=True):

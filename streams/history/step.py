@@ -24,6 +24,9 @@ REGISTRY_TABLE = "registry"
 SAVING_RECORDS = 2
 """The logic version from which a run leaves fewer records (decision 0012)."""
 
+HEAD_OF_QUEUE = 3
+"""The logic version from which an undelivered workflow task goes to the head of its queue (decision 0016)."""
+
 SEPARATOR = "\x1f"
 """Between the parts of a key in a table: cannot be in a run id and is refused in namespaces and ids."""
 
@@ -61,6 +64,11 @@ class Step:
     def saves_records(self) -> bool:
         """Whether the logic in force is that of fewer records."""
         return self.context.logic_version >= SAVING_RECORDS
+
+    @property
+    def returns_to_head(self) -> bool:
+        """Whether an undelivered workflow task goes to the head of its queue."""
+        return self.context.logic_version >= HEAD_OF_QUEUE
 
     @property
     def timestamp(self) -> Timestamp:

@@ -59,11 +59,17 @@ def timeout_of_attempt_ms(run: Run, attempt: int) -> int:
 
 
 def schedule(
-    run: Run, *, dispatch: bool = True, original_scheduled_ms: int = 0, speculative: bool = False
+    run: Run,
+    *,
+    dispatch: bool = True,
+    original_scheduled_ms: int = 0,
+    speculative: bool = False,
+    at_head: bool = False,
 ) -> WorkflowTask:
     """Have a workflow task for the run: the one pending, or a new one.
 
-    `dispatch` False leaves the task out of its queue, for a caller that starts it in the same step.
+    `dispatch` False leaves the task out of its queue, for a caller that starts it in the same step; `at_head` puts it
+    at the head of it.
     """
     pending = run.task
     if pending is not None:
@@ -95,7 +101,7 @@ def schedule(
     )
     if kind == NORMAL:
         _record_scheduled(run, task)
-    run.note(facts.TaskScheduled(task, dispatch))
+    run.note(facts.TaskScheduled(task, dispatch, at_head))
     return task
 
 
@@ -117,7 +123,7 @@ def _task_scheduled(run: Run, fact: facts.TaskScheduled) -> None:
 def _dispatch(run: Run, fact: facts.TaskScheduled) -> None:
     task = run.task
     if fact.dispatch and task is not None and task.stamp == fact.task.stamp and not task.started_event_id:
-        add_to_queue(run, task)
+        add_to_queue(run, task, at_head=fact.at_head)
 
 
 def add_to_queue(run: Run, task: WorkflowTask, *, at_head: bool = False) -> None:
@@ -249,7 +255,8 @@ def pending_events(run: Run) -> tuple[HistoryEvent, ...]:
 def undeliver(run: Run) -> None:
     """The worker never got the started task: it ends with no trace beyond its events, and a new one is made.
 
-    A task whose started event is in the history is recorded as failed (the history is append-only).
+    That one goes to the head of the queue. A task whose started event is in the history is recorded as failed (the
+    history is append-only).
     """
     task = run.task
     assert task is not None
@@ -265,7 +272,7 @@ def undeliver(run: Run) -> None:
                 identity="odradek",
             ),
         )
-        schedule(run)
+        schedule(run, at_head=run.step.returns_to_head)
         return
     waiting = msgspec.structs.replace(
         task,
@@ -276,7 +283,7 @@ def undeliver(run: Run) -> None:
         poll_id=0,
         stamp=task.stamp + 1,
     )
-    run.note(facts.TaskScheduled(waiting, True))
+    run.note(facts.TaskScheduled(waiting, True, run.step.returns_to_head))
 
 
 # --- ending ---

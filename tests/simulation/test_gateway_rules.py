@@ -133,6 +133,17 @@ class TestRule19:
         workflows.respond(again, activity())
         assert workflows.kinds() == ["ACTIVITY_TASK_SCHEDULED"]
 
+    @pytest.mark.parametrize(("logic", "at_head"), [(2, False), (3, True)])
+    def test_rule_9_an_undelivered_workflow_task_goes_to_the_head_since_logic_version_3(
+        self, logic: int, at_head: bool
+    ) -> None:
+        workflows = Workflows(logic_version=logic)
+        workflows.start()
+        task = workflows.take(WORKFLOW_TASK, "tq")
+        workflows.deliver(task)
+        workflows.send(undelivered(task, workflows.calls))
+        assert workflows.take(WORKFLOW_TASK, "tq").at_head is at_head
+
     def test_an_undelivered_activity_task_keeps_its_attempt(self, workflows: Workflows) -> None:
         workflows.step(activity())
         task = workflows.take(ACTIVITY_TASK, "act")

@@ -16,7 +16,7 @@ from temporalio.api.workflowservice.v1 import (
     PollWorkflowTaskQueueResponse,
 )
 
-from gateway import polls
+from gateway import polls, worker_polls
 from gateway.backend import Backend
 from gateway.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, ApiError
 from gateway.histories import Histories
@@ -358,18 +358,20 @@ async def test_task_that_the_worker_does_not_come_for_goes_back(
     assert isinstance(again, PollTask) and again.spares == 0  # Not trusted with more for a while.
 
 
-async def test_process_that_was_held_up_keeps_a_task_for_longer(
+async def test_process_that_was_held_up_keeps_a_task_for_twice_as_long(
     polling: Polling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(polls, "KEPT_S", 0.0)
+    monkeypatch.setattr(polls, "KEPT_S", 0.05)
     monkeypatch.setattr(polls, "LATE_S", -1.0)
     worker = Worker(polling)
     id = await worker.known()
     worker.send(id, "a")
     await worker.left
+    sent_s = asyncio.get_running_loop().time()
     worker.send(id + 1, "b")
-    await settle()
-    assert workflow_of(await (await worker.begin())) == "b"
+    await until(lambda: len(polling.bodies) > 2)
+    assert polling.bodies[2:] == [undelivered("b", id + 1)]
+    assert asyncio.get_running_loop().time() >= sent_s + 0.1
 
 
 async def test_more_tasks_of_a_poll_whose_client_left_go_back(
@@ -410,12 +412,76 @@ async def test_call_with_less_time_ends_by_its_own_poll(polling: Polling) -> Non
     assert not worker.left.done()
 
 
+async def test_task_is_for_the_call_that_ends_first(polling: Polling) -> None:
+    worker = Worker(polling)
+    id = await worker.known()
+    short = await worker.begin(8.0)
+    worker.send(id, "a")
+    assert workflow_of(await short) == "a"
+    assert not worker.left.done()
+
+
 async def test_refusal_reaches_one_call(polling: Polling) -> None:
     worker = Worker(polling)
     id = await worker.known()
+    second = await worker.begin()
     polling.engine.reply(id, Reply(8, "too many polls wait"))
     with pytest.raises(ApiError, match="too many polls"):
         await worker.left
+    assert not second.done()
+    worker.send(id, "a")  # of a poll that reached matching all the same
+    assert polling.bodies[-1] == undelivered("a", id)
+
+
+async def test_polls_that_no_call_needs_leave_the_queue(
+    polling: Polling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(polling)
+    id = await worker.known()
+    second = await worker.begin()
+    other = polling.last_poll
+    monkeypatch.setattr(polls, "KEPT_S", 0.0)
+    worker.send(id, "a")
+    worker.send(id + 1, "b")
+    assert [workflow_of(await poll) for poll in (worker.left, second)] == ["a", "b"]
+    await until(lambda: len(polling.bodies) > 3)
+    assert polling.bodies[3:] == [CancelPoll("gateway-0", 7, other)]
+
+
+async def test_all_polls_of_a_worker_that_leaves_leave_the_queue(polling: Polling) -> None:
+    worker = Worker(polling)
+    id = await worker.known()
+    second = await worker.begin()
+    third = await worker.begin()
+    last = polling.last_poll
+    worker.send(id, "a")
+    worker.send(id + 1, "b")
+    assert [workflow_of(await poll) for poll in (worker.left, second)] == ["a", "b"]
+    third.cancel()
+    await settle()
+    await until(lambda: not polling.polls._asks)
+    assert {body.id for body in polling.bodies if isinstance(body, CancelPoll)} == {last - 4, last}
+
+
+async def test_poll_whose_answer_was_lost_does_not_stand_for_a_call(
+    polling: Polling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(polling)
+    id = await worker.known()
+    later_ms = polling.polls._backend.now_ms() + 70_000
+    monkeypatch.setattr(polling.polls._backend, "now_ms", lambda: later_ms)
+    await worker.begin()
+    assert polling.bodies[2] == CancelPoll("gateway-0", 7, id)
+    assert polling.last_poll > id
+
+
+async def test_worker_that_takes_its_time_gets_nothing_to_keep(
+    polling: Polling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_polls, "PROMPT_S", 0.0)
+    worker = Worker(polling)
+    await worker.known()
+    assert [body.spares for body in polling.bodies if isinstance(body, PollTask)] == [0, 0]
 
 
 async def test_worker_that_is_gone_is_forgotten(polling: Polling, monkeypatch: pytest.MonkeyPatch) -> None:
