@@ -8,6 +8,7 @@ from collections import Counter
 from itertools import islice
 from typing import Final
 
+import msgspec
 from temporalio.api.enums.v1 import TaskQueueKind, WorkerVersioningMode
 from temporalio.api.workflowservice.v1 import (
     PollActivityTaskQueueRequest,
@@ -43,8 +44,7 @@ SPARE_MS: Final = 60_000
 
 _STICKY: Final = TaskQueueKind.TASK_QUEUE_KIND_STICKY
 _VERSIONED: Final = WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED
-_NO_TASK: Final = Reply()
-_NOTHING: Final = Delivered(_NO_TASK, 0, "")
+_NOTHING: Final = Delivered(Reply(), 0, "")
 _NO_HINT: Final = splice.varint(PollWorkflowTaskQueueResponse.BACKLOG_COUNT_HINT_FIELD_NUMBER << 3) + b"\0"
 _OPERATIONS: Final = {WORKFLOW_TASK: "PollWorkflowTaskQueue", ACTIVITY_TASK: "PollActivityTaskQueue"}
 
@@ -74,17 +74,24 @@ class Polls:
         check_identity(request.identity, limits)
         self._check_versioning(request)
         check_task_queue(request.task_queue, request.HasField("task_queue"), limits)
-        reply, id = await self._poll(request, WORKFLOW_TASK, timeout_s, data)
-        try:
-            response = await self._histories.attach(reply)
-            return response if not response or self._may_hint(request) else response + _NO_HINT
-        except errors.ApiError as error:
-            if error.code != errors.DATA_LOSS:  # Damage stays: the task times out, and is tried ever later.
-                self._undelivered(reply, WORKFLOW_TASK, id)
-            raise
-        except BaseException:  # cancelled, or the events cannot be read
-            self._undelivered(reply, WORKFLOW_TASK, id)
-            raise
+        ends_s = self._loop().time() + timeout_s
+        while True:
+            delivered = await self._poll(request, WORKFLOW_TASK, ends_s - self._loop().time(), data)
+            try:
+                response = await self._histories.attach(delivered.reply)
+                return response if not response or self._may_hint(request) else response + _NO_HINT
+            except errors.ApiError as error:
+                if (
+                    error.code == errors.DATA_LOSS
+                ):  # Damage stays: the task times out, and is tried ever later.
+                    raise
+                self._give_back(delivered)
+                if not delivered.kept or self._loop().time() >= ends_s:
+                    raise
+                # The run of a task that was kept may be deleted by now: the worker waits for another.
+            except BaseException:  # cancelled, or the events cannot be read
+                self._give_back(delivered)
+                raise
 
     async def activity_task(
         self, request: PollActivityTaskQueueRequest, data: bytes, context: Context
@@ -96,8 +103,8 @@ class Polls:
         check_task_queue(request.task_queue, request.HasField("task_queue"), limits)
         check_identity(request.identity, limits)
         self._check_versioning(request)
-        reply, _ = await self._poll(request, ACTIVITY_TASK, timeout_s, data)
-        return reply.body
+        delivered = await self._poll(request, ACTIVITY_TASK, timeout_s, data)
+        return delivered.reply.body
 
     @property
     def waiting(self) -> int:
@@ -127,12 +134,10 @@ class Polls:
             while worker.kept:
                 self._give_back(worker.kept.popleft())
 
-    async def _poll(
-        self, request: PollRequest, task_kind: str, timeout_s: float, data: bytes
-    ) -> tuple[Reply, int]:
-        """Wait in matching. Returns the reply, empty when there was no task, and the number of its poll."""
+    async def _poll(self, request: PollRequest, task_kind: str, timeout_s: float, data: bytes) -> Delivered:
+        """Wait in matching, or find what was kept. Returns an empty reply when there was no task."""
         if self._draining:
-            return _NO_TASK, 0
+            return _NOTHING
         key = queue_key(request.namespace, request.task_queue.name, task_kind)
         worker = self._worker(key, data)
         worker.seen()
@@ -146,7 +151,7 @@ class Polls:
         self._metrics.polled(
             _OPERATIONS[task_kind], request.namespace, request.task_queue.name, got_task=bool(reply.body)
         )
-        return reply, delivered.id
+        return delivered
 
     def _worker(self, key: str, data: bytes) -> WorkerPolls:
         worker = self._workers.get((key, data))
@@ -292,6 +297,7 @@ class Polls:
             if self._draining:
                 self._give_back(delivered)
                 return
+            delivered = msgspec.structs.replace(delivered, kept=True)
             worker.kept.append(delivered)
             self._keep(worker, delivered, latest_s=self._loop().time() + KEPT_S + LATE_S)
         else:

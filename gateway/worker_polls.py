@@ -42,11 +42,12 @@ class Ask(msgspec.Struct):
 
 
 class Delivered(msgspec.Struct, frozen=True):
-    """A reply, the number of the poll that it was for, and what kind of task that was."""
+    """A reply, the number of the poll that it was for, what kind of task that was, and whether it was kept."""
 
     reply: Reply
     id: int
     task_kind: str
+    kept: bool = False
 
 
 class PollCall(msgspec.Struct, eq=False):

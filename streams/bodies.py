@@ -70,8 +70,7 @@ class StartTask(msgspec.Struct, frozen=True):
     """Matching paired a task with a poll: record it as started and send it to the poll's gateway.
 
     `task_kind` is "workflow", "activity" or "query"; `scheduled_event_id`, `attempt` and `stamp` name the task,
-    `query_id` a query task. Not past `poll.deadline_ms`. `backlog_count` is how many tasks were left in the queue
-    behind the first one that the poll took.
+    `query_id` a query task. Not past `poll.deadline_ms`. `backlog_count` is how many tasks were left in the queue.
     """
 
     namespace: str

@@ -96,7 +96,7 @@ class Queue:
             poll = self._take_poll()
             if poll is not None:
                 self._count_added(task)
-                self._dispatch(task, poll, 0)
+                self._dispatch(task, poll)
                 return
         if task.sticky and not self._recently_polled(STICKY_WINDOW_MS):
             self._hand_back(task)
@@ -240,9 +240,8 @@ class Queue:
             task = self._first_task()
             if task is not None and self._ready_ms() <= now_ms:
                 self.entity.drop(TASK, view.tasks.first)
-                left = self.entity.count(TASK)
-                self._dispatch(task, poll, left)
-                self._dispatch_spares(poll, left)
+                self._dispatch(task, poll)
+                self._dispatch_spares(poll)
                 return
         place = place_before(view.head_of_polls()) if at_head else place_after(view.end_of_polls())
         self.entity.put(POLL, place, poll)
@@ -250,11 +249,8 @@ class Queue:
         if view.tasks:
             self._drain()
 
-    def _dispatch_spares(self, poll: Poll, left: int) -> None:
-        """Give more tasks to a poll that takes them, if more wait: its worker comes for them within moments.
-
-        It is told with each of the backlog that its poll met.
-        """
+    def _dispatch_spares(self, poll: Poll) -> None:
+        """Give more tasks to a poll that takes them, if more wait: its worker comes for them within moments."""
         if self.context.logic_version < SPARE_TASKS:
             return
         for n in range(1, poll.spares + 1):
@@ -262,7 +258,7 @@ class Queue:
             if task is None or self._ready_ms() > self.context.now_ms:
                 return
             self.entity.drop(TASK, self.view.tasks.first)
-            self._dispatch(task, msgspec.structs.replace(poll, id=poll.id + n, spares=SPARE), left)
+            self._dispatch(task, msgspec.structs.replace(poll, id=poll.id + n, spares=SPARE))
 
     def _first_poll(self, gateway: str) -> str | None:
         """The place of the gateway's first poll that may be matched; those before it that are over go."""
@@ -349,10 +345,9 @@ class Queue:
                     leases.note_blocked(self.context, gateway, self.key)
                 return
             self.entity.drop(TASK, self.view.tasks.first)
-            self._dispatch(task, poll, self.entity.count(TASK))
+            self._dispatch(task, poll)
 
-    def _dispatch(self, task: AddTask, poll: Poll, left: int) -> None:
-        """Have history start a task for a poll; `left` is what the worker is told of the backlog."""
+    def _dispatch(self, task: AddTask, poll: Poll) -> None:
         self._seen(poll)
         self._count(DISPATCHED)
         pace: Pace | None = self.entity.get(PACE)
@@ -371,7 +366,7 @@ class Queue:
                 task.stamp,
                 task.query_id,
                 poll,
-                left,
+                self.entity.count(TASK),
             ),
         )
 

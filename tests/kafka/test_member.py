@@ -280,6 +280,9 @@ def test_a_restart_on_the_same_disk_replays_only_the_tail(
     with driving(settings) as driver:
         for number in range(10):
             driver.run_workflow(f"wf-{number}")
+        partitions = [p for member in members for p in member.status.partitions.values()]
+        wait_for(lambda: all(p.checkpoint_offset == p.position for p in partitions))
+        driver.run_workflow("tail")
         stop_members(members)
         warm = start()
         assert _restored(warm) < 30

@@ -374,6 +374,21 @@ async def test_process_that_was_held_up_keeps_a_task_for_twice_as_long(
     assert asyncio.get_running_loop().time() >= sent_s + 0.1
 
 
+async def test_worker_waits_on_when_a_task_that_was_kept_cannot_be_read_any_more(polling: Polling) -> None:
+    worker = Worker(polling)
+    id = await worker.known()
+    worker.send(id, "a")
+    await worker.left
+    token = msgspec.structs.replace(WORKFLOW_TOKEN, workflow_id="b").encode()
+    body = PollWorkflowTaskQueueResponse(task_token=token).SerializeToString()
+    polling.engine.reply(id + 1, Reply(0, "", body, "r", 1, 3, "poll-workflow"))
+    poll = await worker.begin()
+    assert polling.bodies[2] == undelivered("b", id + 1)
+    assert not poll.done()
+    worker.send(polling.last_poll, "c")
+    assert workflow_of(await poll) == "c"
+
+
 async def test_more_tasks_of_a_poll_whose_client_left_go_back(
     polling: Polling, monkeypatch: pytest.MonkeyPatch
 ) -> None:

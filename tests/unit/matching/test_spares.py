@@ -37,10 +37,10 @@ def test_a_poll_takes_what_waits_under_the_numbers_that_follow_its_own(folding: 
     assert started(poll(folding, 20, spares=3)) == [("e", 20)]
 
 
-def test_each_task_tells_of_the_backlog_that_the_poll_met(folding: Folding) -> None:
+def test_each_task_tells_how_many_are_left_behind_it(folding: Folding) -> None:
     for name in "abc":
         add(folding, name)
-    assert hints(poll(folding, 10, spares=1)) == [2, 2]
+    assert hints(poll(folding, 10, spares=1)) == [2, 1]
     assert hints(poll(folding, 20, spares=1)) == [0]
 
 
