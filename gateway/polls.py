@@ -81,10 +81,8 @@ class Polls:
                 response = await self._histories.attach(delivered.reply)
                 return response if not response or self._may_hint(request) else response + _NO_HINT
             except errors.ApiError as error:
-                if (
-                    error.code == errors.DATA_LOSS
-                ):  # Damage stays: the task times out, and is tried ever later.
-                    raise
+                if error.code == errors.DATA_LOSS:
+                    raise  # Damage stays: the task times out, and is tried ever later.
                 self._give_back(delivered)
                 if not delivered.kept or self._loop().time() >= ends_s:
                     raise
@@ -138,13 +136,11 @@ class Polls:
         """Wait in matching, or find what was kept. Returns an empty reply when there was no task."""
         if self._draining:
             return _NOTHING
-        key = queue_key(request.namespace, request.task_queue.name, task_kind)
-        worker = self._worker(key, data)
+        worker = self._worker(request, task_kind, data)
         worker.seen()
         delivered = worker.next_kept()
         if delivered is None:
-            call = self._call(worker, request, key, task_kind, timeout_s, data)
-            delivered = await self._wait(worker, call, (key, request.identity))
+            delivered = await self._wait(worker, self._call(worker, request, timeout_s, data))
         reply = delivered.reply
         if reply.code:
             raise errors.ApiError(reply.code, reply.message, reply.body)
@@ -153,54 +149,38 @@ class Polls:
         )
         return delivered
 
-    def _worker(self, key: str, data: bytes) -> WorkerPolls:
-        worker = self._workers.get((key, data))
+    def _worker(self, request: PollRequest, task_kind: str, data: bytes) -> WorkerPolls:
+        name = queue_key(request.namespace, request.task_queue.name, task_kind), data
+        worker = self._workers.get(name)
         if worker is None:
-            worker = self._workers[key, data] = WorkerPolls()
-            self._loop().call_later(IDLE_S, self._forget_idle, key, data)
+            worker = self._workers[name] = WorkerPolls(name[0], task_kind, request.identity)
+            self._loop().call_later(IDLE_S, self._forget_idle, name)
         return worker
 
-    def _forget_idle(self, key: str, data: bytes) -> None:
-        worker = self._workers[key, data]
+    def _forget_idle(self, name: tuple[str, bytes]) -> None:
+        worker = self._workers[name]
         if worker.is_idle and worker.seen_s + IDLE_S <= self._loop().time():
-            del self._workers[key, data]
+            del self._workers[name]
         else:
-            self._loop().call_later(IDLE_S, self._forget_idle, key, data)
+            self._loop().call_later(IDLE_S, self._forget_idle, name)
 
-    def _call(
-        self,
-        worker: WorkerPolls,
-        request: PollRequest,
-        key: str,
-        task_kind: str,
-        timeout_s: float,
-        data: bytes,
-    ) -> PollCall:
+    def _call(self, worker: WorkerPolls, request: PollRequest, timeout_s: float, data: bytes) -> PollCall:
         """A call that waits, for which matching has a poll."""
         now_ms = self._backend.now_ms()
         while worker.asked and (oldest := next(iter(worker.asked.values()))).deadline_ms < now_ms - MARGIN_MS:
             self._take_out(oldest)  # Its answer was lost.
         call = worker.call(now_ms + int(timeout_s * 1000))
         if worker.needs_ask(call):
-            call.asked = self._ask(worker, request, key, task_kind, call.deadline_ms, data)
+            call.asked = self._ask(worker, request, call.deadline_ms, data)
         return call
 
-    def _ask(
-        self,
-        worker: WorkerPolls,
-        request: PollRequest,
-        key: str,
-        task_kind: str,
-        deadline_ms: int,
-        data: bytes,
-    ) -> int:
+    def _ask(self, worker: WorkerPolls, request: PollRequest, deadline_ms: int, data: bytes) -> int:
         """Poll matching for the worker. Returns the poll's number."""
-        backend, queue = self._backend, request.task_queue
-        spares = worker.spares if task_kind == WORKFLOW_TASK else 0
+        backend, queue, spares = self._backend, request.task_queue, worker.spares
         correlation = backend.replies.number(1 + spares)
         id = correlation.id
         now_ms, numbers = backend.now_ms(), set(range(id + 1, id + 1 + spares))
-        ask = Ask(correlation, key, task_kind, now_ms, deadline_ms, worker, numbers)
+        ask = Ask(correlation, now_ms, deadline_ms, worker, numbers)
         worker.asked[id] = self._asks[id] = ask
         if spares:
             self._with_spares[id] = ask
@@ -208,17 +188,18 @@ class Polls:
         body = PollTask(
             request.namespace,
             queue.name,
-            task_kind,
-            request.identity,
+            worker.task_kind,
+            worker.identity,
             deadline_ms,
             data,
             queue.kind == _STICKY,
             spares,
         )
-        backend.engine.append(TASKS, key, body, correlation)
+        backend.engine.append(TASKS, worker.key, body, correlation)
         return id
 
-    async def _wait(self, worker: WorkerPolls, call: PollCall, name: tuple[str, str]) -> Delivered:
+    async def _wait(self, worker: WorkerPolls, call: PollCall) -> Delivered:
+        name = worker.key, worker.identity
         self._at_queue[name] += 1
         try:
             return await call.future
@@ -258,7 +239,7 @@ class Polls:
         self._gone[correlation.id] = ask
         _forget_ended(self._gone, self._backend.now_ms() - MARGIN_MS)
         body = CancelPoll(correlation.gateway, correlation.epoch, correlation.id)
-        self._backend.engine.append(TASKS, ask.key, body)
+        self._backend.engine.append(TASKS, ask.worker.key, body)
 
     def _came(self, id: int, reply: Reply) -> bool:
         """A reply to a poll has come, or one for nobody: then False."""
@@ -267,12 +248,12 @@ class Polls:
             del ask.worker.asked[id]
             if reply.code:
                 self._gone[id] = ask  # It may have reached matching all the same.
-            self._deliver(ask, Delivered(reply, id, ask.task_kind))
+            self._deliver(ask, _delivered(ask, reply, id))
             return True
         if (ask := self._gone.pop(id, None)) is not None:
-            self._undelivered(reply, ask.task_kind, id)
+            self._give_back(_delivered(ask, reply, id))
         elif (ask := self._spare_of(id)) is not None:
-            self._deliver(ask, Delivered(reply, id, ask.task_kind))
+            self._deliver(ask, _delivered(ask, reply, id))
             return True
         return False
 
@@ -289,19 +270,17 @@ class Polls:
 
     def _deliver(self, ask: Ask, delivered: Delivered) -> None:
         """Give a reply to a call of the worker, or keep its task for the next one."""
-        worker, reply = ask.worker, delivered.reply
-        if reply.body and not reply.code:
-            if worker.take(delivered):
-                self._look_for_surplus(worker)
-                return
-            if self._draining:
-                self._give_back(delivered)
-                return
+        worker = ask.worker
+        if not delivered.has_task:
+            worker.end(delivered, ask.deadline_ms)
+        elif worker.take(delivered):
+            self._look_for_surplus(worker)
+        elif self._draining:
+            self._give_back(delivered)
+        else:
             delivered = msgspec.structs.replace(delivered, kept=True)
             worker.kept.append(delivered)
             self._keep(worker, delivered, latest_s=self._loop().time() + KEPT_S + LATE_S)
-        else:
-            worker.end(delivered, ask.deadline_ms)
 
     def _keep(self, worker: WorkerPolls, delivered: Delivered, latest_s: float) -> None:
         self._loop().call_later(KEPT_S, self._kept_long, worker, delivered, latest_s)
@@ -332,13 +311,8 @@ class Polls:
         self._look_for_surplus(worker)
 
     def _give_back(self, delivered: Delivered) -> None:
-        self._undelivered(delivered.reply, delivered.task_kind, delivered.id)
-
-    def _undelivered(self, reply: Reply, task_kind: str, id: int) -> None:
-        """Give a task back that reached no worker."""
-        if reply.code or not reply.body:
-            return
-        token = _token_of(reply, task_kind)
+        """Give a task back that reached no worker, if one has come."""
+        token = _token_of(delivered) if delivered.has_task else None
         if token is None:
             return
         body = TaskUndelivered(
@@ -350,7 +324,7 @@ class Polls:
             token.attempt,
             token.stamp,
             token.query_id,
-            id,
+            delivered.id,
         )
         self._backend.engine.append(COMMANDS, workflow_key(token.namespace, token.workflow_id), body)
 
@@ -362,9 +336,13 @@ def _forget_ended(asks: dict[int, Ask], before_ms: int) -> None:
             del asks[id]
 
 
-def _token_of(reply: Reply, task_kind: str) -> TaskToken | None:
-    if task_kind == ACTIVITY_TASK:
-        data = PollActivityTaskQueueResponse.FromString(reply.body).task_token
+def _delivered(ask: Ask, reply: Reply, id: int) -> Delivered:
+    return Delivered(reply, id, ask.worker.task_kind)
+
+
+def _token_of(delivered: Delivered) -> TaskToken | None:
+    if delivered.task_kind == ACTIVITY_TASK:
+        data = PollActivityTaskQueueResponse.FromString(delivered.reply.body).task_token
     else:
-        data = PollWorkflowTaskQueueResponse.FromString(reply.body).task_token
+        data = PollWorkflowTaskQueueResponse.FromString(delivered.reply.body).task_token
     return TaskToken.decode(data) if data else None

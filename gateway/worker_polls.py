@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from streams.bodies import WORKFLOW_TASK
 from streams.runtime.records import Correlation, Reply
 
 SPARES: Final = 3
@@ -33,8 +34,6 @@ class Ask(msgspec.Struct):
     """A poll in matching, until `deadline_ms`; `spares` has the numbers under which more tasks may still come."""
 
     correlation: Correlation
-    key: str
-    task_kind: str
     asked_ms: int
     deadline_ms: int
     worker: WorkerPolls
@@ -49,6 +48,11 @@ class Delivered(msgspec.Struct, frozen=True):
     task_kind: str
     kept: bool = False
 
+    @property
+    def has_task(self) -> bool:
+        """Whether a task has come, not an error and not the end of a poll."""
+        return bool(self.reply.body) and not self.reply.code
+
 
 class PollCall(msgspec.Struct, eq=False):
     """A call that waits, until `deadline_ms`; `asked` is the number of the poll that was made for it, if any."""
@@ -59,9 +63,12 @@ class PollCall(msgspec.Struct, eq=False):
 
 
 class WorkerPolls:
-    """Belongs to the event loop's thread."""
+    """Belongs to the event loop's thread. `key` is that of the queue for tasks of `task_kind`."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str, task_kind: str, identity: str) -> None:
+        self.key = key
+        self.task_kind = task_kind
+        self.identity = identity
         self._loop = asyncio.get_running_loop()
         self._answered_s = -PROMPT_S
         self._is_prompt = False
@@ -84,8 +91,9 @@ class WorkerPolls:
 
     @property
     def spares(self) -> int:
-        """How many tasks beside the first it can be trusted to come for soon."""
-        return SPARES if self._is_prompt and self._loop.time() >= self._distrusted_until_s else 0
+        """How many tasks beside the first it can be trusted to come for soon; never activities, which may take long."""
+        trusted = self._is_prompt and self._loop.time() >= self._distrusted_until_s
+        return SPARES if trusted and self.task_kind == WORKFLOW_TASK else 0
 
     def seen(self) -> None:
         """It calls."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from streams.bodies import Pair
 from streams.runtime.context import Context, Processor
-from streams.runtime.logic import LogicMarker, UnsupportedLogicError, marker
+from streams.runtime.logic import SUPPORTED_LOGIC_VERSION, LogicMarker, UnsupportedLogicError, marker
 from streams.runtime.records import Record, UnknownType
 from streams.runtime.tables import TableSpec
 from streams.topology import COMMANDS, TASKS, VISIBILITY
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.simulation.owners import Seat, SimOwner
     from tests.simulation.world import World
 
-OLD, NEW = 1, 3
+OLD, NEW = 1, SUPPORTED_LOGIC_VERSION
 """The newest logic version that each release supports."""
 
 NOTE = Pair("logic", str(NEW))

@@ -252,11 +252,12 @@ class Worker:
         await settle()
         return poll
 
-    def send(self, id: int, workflow_id: str) -> None:
-        """A task for the poll `id`."""
+    def send(self, id: int, workflow_id: str, events_of: str = "") -> None:
+        """A task for the poll `id`; events 1 to 3 of the run `events_of` belong to it."""
         token = msgspec.structs.replace(WORKFLOW_TOKEN, workflow_id=workflow_id).encode()
         body = PollWorkflowTaskQueueResponse(task_token=token).SerializeToString()
-        self.polling.engine.reply(id, Reply(0, "", body, "", 0, 0, "poll-workflow"))
+        first, last = (1, 3) if events_of else (0, 0)
+        self.polling.engine.reply(id, Reply(0, "", body, events_of, first, last, "poll-workflow"))
 
     async def known(self) -> int:
         """Make it known to the gateway. Returns the number of a poll of its that may bring more tasks, in matching."""
@@ -265,6 +266,13 @@ class Worker:
         assert workflow_of(await first) == "first"
         self.left = await self.begin()
         return self.polling.last_poll
+
+    async def served(self) -> int:
+        """Like `known`, and the poll has brought its first task: more may follow, and nobody waits."""
+        id = await self.known()
+        self.send(id, "a")
+        assert workflow_of(await self.left) == "a"
+        return id
 
 
 def workflow_of(response: bytes) -> str:
@@ -346,9 +354,7 @@ async def test_task_that_the_worker_does_not_come_for_goes_back(
 ) -> None:
     monkeypatch.setattr(polls, "KEPT_S", 0.0)
     worker = Worker(polling)
-    id = await worker.known()
-    worker.send(id, "a")
-    await worker.left
+    id = await worker.served()
     worker.send(id + 1, "b")
     worker.send(id + 2, "c")
     await until(lambda: len(polling.bodies) == 4)
@@ -364,9 +370,7 @@ async def test_process_that_was_held_up_keeps_a_task_for_twice_as_long(
     monkeypatch.setattr(polls, "KEPT_S", 0.05)
     monkeypatch.setattr(polls, "LATE_S", -1.0)
     worker = Worker(polling)
-    id = await worker.known()
-    worker.send(id, "a")
-    await worker.left
+    id = await worker.served()
     sent_s = asyncio.get_running_loop().time()
     worker.send(id + 1, "b")
     await until(lambda: len(polling.bodies) > 2)
@@ -376,12 +380,8 @@ async def test_process_that_was_held_up_keeps_a_task_for_twice_as_long(
 
 async def test_worker_waits_on_when_a_task_that_was_kept_cannot_be_read_any_more(polling: Polling) -> None:
     worker = Worker(polling)
-    id = await worker.known()
-    worker.send(id, "a")
-    await worker.left
-    token = msgspec.structs.replace(WORKFLOW_TOKEN, workflow_id="b").encode()
-    body = PollWorkflowTaskQueueResponse(task_token=token).SerializeToString()
-    polling.engine.reply(id + 1, Reply(0, "", body, "r", 1, 3, "poll-workflow"))
+    id = await worker.served()
+    worker.send(id + 1, "b", events_of="r")
     poll = await worker.begin()
     assert polling.bodies[2] == undelivered("b", id + 1)
     assert not poll.done()
@@ -409,9 +409,7 @@ async def test_more_tasks_of_a_poll_whose_client_left_go_back(
 
 async def test_drain_gives_back_what_is_kept_and_what_comes(polling: Polling) -> None:
     worker = Worker(polling)
-    id = await worker.known()
-    worker.send(id, "a")
-    await worker.left
+    id = await worker.served()
     worker.send(id + 1, "b")
     polling.polls.drain()
     worker.send(id + 2, "c")
