@@ -109,7 +109,7 @@ class Histories:
             )
         elif page.fixed:
             more = None
-            if page.pending:
+            if page.pending and state.last_event_id == page.last_event_id:  # Else that task is over.
                 events += state.transient
         elif request.wait_new_event and page.open:
             more = HistoryPage(page.run_id, read_to + 1, page.last_event_id, open=True)

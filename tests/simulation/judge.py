@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from temporalio.api.enums.v1 import EventType, WorkflowExecutionStatus
+from temporalio.api.enums.v1 import EventType, TimeoutType, WorkflowExecutionStatus
 from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionStartedEventAttributes
 
 from streams import bodies
@@ -304,9 +304,9 @@ class Judge:
 
     def _check_undelivered(self, run: RunHistory) -> None:
         for event in run.events:
-            if event.event_type == E.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT:
-                scheduled_event_id = event.workflow_task_timed_out_event_attributes.scheduled_event_id
-                since_ms = self.undelivered.get((run.run_id, scheduled_event_id))
+            timed_out = event.workflow_task_timed_out_event_attributes
+            if timed_out.timeout_type == TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE:
+                since_ms = self.undelivered.get((run.run_id, timed_out.scheduled_event_id))
                 waited_ms = 0 if since_ms is None else time_ms(event) - since_ms
                 require(waited_ms <= 0, f"{run.run_id}: an undelivered task was held for {waited_ms} ms more")
 

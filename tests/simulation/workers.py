@@ -13,7 +13,7 @@ from temporalio.api.taskqueue.v1 import StickyExecutionAttributes, TaskQueue
 from temporalio.api.update.v1 import Acceptance, Rejection, Request, Response
 from temporalio.api.workflowservice import v1 as api
 
-from gateway.errors import ApiError
+from gateway.errors import NOT_FOUND, ApiError
 from streams.bodies import ACTIVITY_TASK, WORKFLOW_TASK, Call
 from streams.runtime.records import Reply
 from streams.task_token import TaskToken
@@ -129,16 +129,25 @@ class Worker:
         rng = self.world.rng
         ids = [event.event_id for event in came]
         begins = ids[0] if sticky and ids else 1
-        complete = not response.started_event_id or (bool(ids) and ids[-1] == response.started_event_id)
-        require(
-            ids == list(range(begins, begins + len(ids))) and complete and (sticky or bool(ids)),
-            f"the task {response.started_event_id} of {response.workflow_execution.run_id} came with {ids}",
-        )
+        what = f"the task {response.started_event_id} of {response.workflow_execution.run_id} came with {ids}"
+        require(ids == list(range(begins, begins + len(ids))) and (sticky or bool(ids)), what)
+        if response.started_event_id and ids[-1:] != [response.started_event_id]:
+            self._refuse(response, what)
+            return
         behaviour = 1.0 if self.fair else rng.random()
         if behaviour < 0.04:
             return  # Never answers: the task times out.
         delay_ms = rng.randint(8_000, 14_000) if behaviour < 0.06 else rng.randint(0, 40)
         self.world.at(delay_ms, self._answer, response, came, behaviour)
+
+    def _refuse(self, response: api.PollWorkflowTaskQueueResponse, what: str) -> None:
+        """Fail a task whose own events are missing: it has to be over, as it can be once a page was waited for."""
+        request = api.RespondWorkflowTaskFailedRequest(
+            namespace=NAMESPACE, task_token=response.task_token, identity=self.name
+        )
+        self._respond(
+            "RespondWorkflowTaskFailed", request, lambda reply: require(reply.code == NOT_FOUND, what)
+        )
 
     def _answer(
         self, response: api.PollWorkflowTaskQueueResponse, came: list[HistoryEvent], how: float

@@ -14,6 +14,8 @@ from temporalio.api.workflowservice.v1 import (
     GetWorkflowExecutionHistoryRequest,
     GetWorkflowExecutionHistoryReverseRequest,
     PollWorkflowTaskQueueRequest,
+    PollWorkflowTaskQueueResponse,
+    RespondWorkflowTaskFailedRequest,
     TerminateWorkflowExecutionRequest,
 )
 
@@ -184,14 +186,43 @@ async def test_tokens_are_checked(served: Served) -> None:
 async def test_task_brings_its_history_in_pages(serve: Serve) -> None:
     served = await serve(history_page_events=4)
     await served.start(signals=6)
-    task = await served.workflows.PollWorkflowTaskQueue(
-        PollWorkflowTaskQueueRequest(namespace=NAMESPACE, task_queue={"name": "q"}), timeout=10
-    )
-    seen, token = ids(task.history), task.next_page_token
-    assert seen == [1, 2, 3, 4]
+    task = await poll(served)
+    assert ids(task.history) == [1, 2, 3, 4]
     await served.signal()  # comes after the task and is not part of it
+    seen = ids(task.history) + await rest(served, task.next_page_token)
+    assert seen == list(range(1, task.started_event_id + 1))
+
+
+async def test_pages_of_a_transient_task_end_with_its_own_events_or_none(serve: Serve) -> None:
+    served = await serve(history_page_events=4)
+    await served.start(signals=6)
+    await fail(served, await poll(served))
+    task = await poll(served)
+    assert task.attempt == 2
+    seen = ids(task.history) + await rest(served, task.next_page_token)
+    assert seen == list(range(1, task.started_event_id + 1))
+    await served.signal()
+    await fail(served, task)
+    await fail(served, await poll(served))
+    assert (await poll(served)).started_event_id > task.started_event_id  # A transient one again.
+    assert ids(task.history) + await rest(served, task.next_page_token) == seen[:-2]
+
+
+async def poll(served: Served) -> PollWorkflowTaskQueueResponse:
+    request = PollWorkflowTaskQueueRequest(namespace=NAMESPACE, task_queue={"name": "q"})
+    return await served.workflows.PollWorkflowTaskQueue(request, timeout=10)
+
+
+async def fail(served: Served, task: PollWorkflowTaskQueueResponse) -> None:
+    request = RespondWorkflowTaskFailedRequest(namespace=NAMESPACE, task_token=task.task_token)
+    await served.workflows.RespondWorkflowTaskFailed(request)
+
+
+async def rest(served: Served, token: bytes) -> list[int]:
+    """The ids of the events behind a task's first page."""
+    seen: list[int] = []
     while token:
         page = await served.workflows.GetWorkflowExecutionHistory(asking(next_page_token=token))
         seen += ids(page.history)
         token = page.next_page_token
-    assert seen == list(range(1, task.started_event_id + 1))
+    return seen
