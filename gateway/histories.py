@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
@@ -40,6 +40,11 @@ _NESTED_TASK_FIELD: Final = {
 }
 """The field that holds the workflow task, by kind of reply; polls are answered with the task itself."""
 _NO_EVENTS: Final = splice.history(_HISTORY_FIELD, ())
+
+_TASK_EVENTS: Final = (
+    EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
+    EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED,
+)
 
 Page = TypeVar("Page", HistoryPage, ReversePage)
 
@@ -109,14 +114,26 @@ class Histories:
             )
         elif page.fixed:
             more = None
-            if page.pending and state.last_event_id == page.last_event_id:  # Else that task is over.
-                events += state.transient
+            if page.pending:
+                events += await self._of_task(page, state)
         elif request.wait_new_event and page.open:
             more = HistoryPage(page.run_id, read_to + 1, page.last_event_id, open=True)
         else:
             more = None
         answer = splice.history(_HISTORY_FIELD, events)
         return answer if more is None else answer + splice.field(_TOKEN_FIELD, page_tokens.encode(more))
+
+    async def _of_task(self, page: HistoryPage, state: HistoryState) -> Sequence[bytes]:
+        """The events of the task whose history the page ends, unless they were in it: none once it is over."""
+        last = page.last_event_id
+        if state.last_event_id == last:
+            return state.transient
+        if state.last_event_id < last + 2:
+            return ()
+        # A speculative task is in the history as soon as anything else happens while it runs.
+        events, _ = await self._read(page.run_id, last + 1, last + 2, 2)
+        kinds = tuple(HistoryEvent.FromString(event).event_type for event in events)
+        return events if kinds == _TASK_EVENTS else ()
 
     async def _close_event(
         self, namespace: NamespaceConfig, request: GetHistory, page: HistoryPage | None, context: Context

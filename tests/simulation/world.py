@@ -180,13 +180,18 @@ class World:
             worker.fair = True
 
     def _all_done(self) -> bool:
-        """Every run is closed and the judge knows, every client is answered, and no task waits.
+        """Every run is closed and the judge knows, every client is answered, and no task waits in any partition.
 
         That is, none that nobody needs any more either: a worker whose poll's answer was lost comes back for those
         only when it gives that poll up.
         """
         if self.judge.open_runs or any(client.busy for client in self.clients):
             return False
+        if any(seat.owner is None for seat in self.seats):
+            return False
+        cores = self._parts(COMMANDS, "executions", "core")
+        if any(not core.close_ms for _, parts in cores for core in parts.values()):
+            return False  # One that began, of which the judge has yet to hear.
         waiting = (*self._parts(COMMANDS, "executions", "untold"), *self._waiting_tasks())
         return not any(parts for _, parts in waiting)
 

@@ -8,15 +8,17 @@ import uuid
 import grpc
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import EventType, HistoryEventFilterType
+from temporalio.api.enums.v1 import EventType, HistoryEventFilterType, UpdateWorkflowExecutionLifecycleStage
 from temporalio.api.history.v1 import History
 from temporalio.api.workflowservice.v1 import (
     GetWorkflowExecutionHistoryRequest,
     GetWorkflowExecutionHistoryReverseRequest,
     PollWorkflowTaskQueueRequest,
     PollWorkflowTaskQueueResponse,
+    RespondWorkflowTaskCompletedRequest,
     RespondWorkflowTaskFailedRequest,
     TerminateWorkflowExecutionRequest,
+    UpdateWorkflowExecutionRequest,
 )
 
 from gateway import page_tokens
@@ -24,6 +26,7 @@ from gateway.page_tokens import HistoryPage
 from tests.unit.gateway.conftest import NAMESPACE, Serve, Served, refusal
 
 TERMINATED = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED
+COMPLETED = UpdateWorkflowExecutionLifecycleStage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
 CLOSE_ONLY = HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
 
 
@@ -206,6 +209,32 @@ async def test_pages_of_a_transient_task_end_with_its_own_events_or_none(serve: 
     await fail(served, await poll(served))
     assert (await poll(served)).started_event_id > task.started_event_id  # A transient one again.
     assert ids(task.history) + await rest(served, task.next_page_token) == seen[:-2]
+
+
+async def test_pages_of_a_speculative_task_end_with_its_events_once_they_are_in_the_history(
+    serve: Serve,
+) -> None:
+    served = await serve(history_page_events=4)
+    await served.start(signals=3)
+    first = await poll(served)
+    completed = RespondWorkflowTaskCompletedRequest(namespace=NAMESPACE, task_token=first.task_token)
+    await served.workflows.RespondWorkflowTaskCompleted(completed)
+    update = asyncio.ensure_future(served.workflows.UpdateWorkflowExecution(an_update(), timeout=10))
+    task = await poll(served)
+    assert task.started_event_id == first.started_event_id + 3
+    await served.signal()
+    seen = ids(task.history) + await rest(served, task.next_page_token)
+    assert seen == list(range(1, task.started_event_id + 1))
+    update.cancel()
+
+
+def an_update() -> UpdateWorkflowExecutionRequest:
+    request = UpdateWorkflowExecutionRequest(namespace=NAMESPACE)
+    request.workflow_execution.workflow_id = "w"
+    request.wait_policy.lifecycle_stage = COMPLETED
+    request.request.meta.update_id = "u"
+    request.request.input.name = "u"
+    return request
 
 
 async def poll(served: Served) -> PollWorkflowTaskQueueResponse:
