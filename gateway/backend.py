@@ -75,6 +75,8 @@ class Backend:
         *,
         opens_run: bool = False,
         after_event_id: int = 0,
+        offer_id: int = 0,
+        offer_deadline_ms: int = 0,
     ) -> Reply:
         """Append an API call about one workflow and await its reply, or raise it as an ApiError."""
         timeout_s = context.time_remaining()
@@ -87,6 +89,8 @@ class Backend:
             str(uuid.uuid4()) if opens_run else "",
             int((time.time() + (CALL_TIMEOUT_S if timeout_s is None else timeout_s)) * 1000),
             after_event_id=after_event_id,
+            offer_id=offer_id,
+            offer_deadline_ms=offer_deadline_ms,
         )
         # gRPC ends the handler at the client's deadline.
         return await self.ask(

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections import Counter
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from temporalio.api.enums.v1 import TaskQueueKind, WorkerVersioningMode
@@ -22,7 +22,7 @@ from gateway.backend import Backend, Context
 from gateway.histories import Histories
 from gateway.service_metrics import ServiceMetrics
 from gateway.validation import check_identity, check_task_queue, check_versioning
-from gateway.worker_polls import KEPT_S, SPARES, Ask, Delivered, PollCall, WorkerPolls
+from gateway.worker_polls import KEPT_S, OFFER_S, SPARES, Ask, Delivered, Offer, PollCall, WorkerPolls
 from streams.bodies import ACTIVITY_TASK, WORKFLOW_TASK, CancelPoll, PollTask, TaskUndelivered
 from streams.runtime.records import Reply
 from streams.task_token import TaskToken
@@ -45,7 +45,7 @@ SPARE_MS: Final = 60_000
 _STICKY: Final = TaskQueueKind.TASK_QUEUE_KIND_STICKY
 _VERSIONED: Final = WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED
 _NOTHING: Final = Delivered(Reply(), 0, "")
-_NO_HINT: Final = splice.varint(PollWorkflowTaskQueueResponse.BACKLOG_COUNT_HINT_FIELD_NUMBER << 3) + b"\0"
+_HINT: Final = splice.varint(PollWorkflowTaskQueueResponse.BACKLOG_COUNT_HINT_FIELD_NUMBER << 3)
 _OPERATIONS: Final = {WORKFLOW_TASK: "PollWorkflowTaskQueue", ACTIVITY_TASK: "PollActivityTaskQueue"}
 
 
@@ -60,6 +60,8 @@ class Polls:
         self._asks: dict[int, Ask] = {}
         self._gone: dict[int, Ask] = {}
         self._with_spares: dict[int, Ask] = {}
+        self._at_sticky: dict[str, WorkerPolls] = {}
+        self._offers: dict[int, Offer] = {}
         self._at_queue: Counter[tuple[str, str]] = Counter()
         self._draining = False
         backend.replies.not_awaited = self._came
@@ -79,7 +81,7 @@ class Polls:
             delivered = await self._poll(request, WORKFLOW_TASK, ends_s - self._loop().time(), data)
             try:
                 response = await self._histories.attach(delivered.reply)
-                return response if not response or self._may_hint(request) else response + _NO_HINT
+                return response + self._hint(request, delivered) if response else response
             except errors.ApiError as error:
                 if error.code == errors.DATA_LOSS:
                     raise  # Damage stays: the task times out, and is tried ever later.
@@ -109,17 +111,35 @@ class Polls:
         """Polls that wait for a task."""
         return sum(len(worker.calls) for worker in self._workers.values())
 
-    def _may_hint(self, request: PollWorkflowTaskQueueRequest) -> bool:
-        """Whether a worker may be told of its sticky queue's backlog.
+    def offer(self, namespace: str, sticky_queue: str) -> Offer | None:
+        """Have the worker of a sticky queue take the next task of a run, unless it may not come for it soon."""
+        worker = self._at_sticky.get(queue_key(namespace, sticky_queue, WORKFLOW_TASK))
+        now_ms = self._backend.now_ms()
+        if worker is None or self._draining or not worker.may_offer(now_ms):
+            return None
+        offer = Offer(self._backend.replies.number().id, now_ms + int(OFFER_S * 1000), worker)
+        worker.offers[offer.id] = self._offers[offer.id] = offer
+        _forget_ended(self._offers, now_ms - SPARE_MS)
+        return offer
+
+    def withdraw(self, offer: Offer) -> None:
+        """Nothing comes of an offer."""
+        self._offers.pop(offer.id, None)
+        offer.worker.offers.pop(offer.id, None)
+
+    def _hint(self, request: PollWorkflowTaskQueueRequest, delivered: Delivered) -> bytes:
+        """What a worker is told of its sticky queue's backlog in place of what matching said, if anything.
 
         While it knows of one it polls no other queue. So it has to have a poll left at its normal queue, or, under
         a steady load, workflows that begin later would never get their first task.
         """
         queue = request.task_queue
         if queue.kind != _STICKY:
-            return True  # SDKs look at the hint of sticky queues alone.
+            return b""  # SDKs look at the hint of sticky queues alone.
         normal = queue_key(request.namespace, queue.normal_name, WORKFLOW_TASK)
-        return self._at_queue[normal, request.identity] > 0
+        if not self._at_queue[normal, request.identity]:
+            return _HINT + b"\0"
+        return _HINT + splice.varint(delivered.behind) if delivered.offered else b""
 
     def drain(self) -> None:
         """End all polls without a task, and those that come."""
@@ -132,6 +152,17 @@ class Polls:
             while worker.kept:
                 self._give_back(worker.kept.popleft())
 
+    async def end_offers(self) -> None:
+        """Wait until no task can start any more for a worker's offer, so that each that does is given back."""
+        now_ms = self._backend.now_ms()
+        left_ms = [
+            offer.deadline_ms - now_ms
+            for worker in self._workers.values()
+            for offer in worker.offers.values()
+        ]
+        if left_ms and max(left_ms) > 0:
+            await asyncio.sleep(max(left_ms) / 1000 + LATE_S)
+
     async def _poll(self, request: PollRequest, task_kind: str, timeout_s: float, data: bytes) -> Delivered:
         """Wait in matching, or find what was kept. Returns an empty reply when there was no task."""
         if self._draining:
@@ -141,6 +172,10 @@ class Polls:
         delivered = worker.next_kept()
         if delivered is None:
             delivered = await self._wait(worker, self._call(worker, request, timeout_s, data))
+        elif delivered.offered and not worker.asked:
+            # What waits in matching has its turn although tasks keep coming that the worker offered to take.
+            self._ask(worker, request, self._backend.now_ms() + int(timeout_s * 1000), data)
+            self._look_for_surplus(worker)
         reply = delivered.reply
         if reply.code:
             raise errors.ApiError(reply.code, reply.message, reply.body)
@@ -154,6 +189,8 @@ class Polls:
         worker = self._workers.get(name)
         if worker is None:
             worker = self._workers[name] = WorkerPolls(name[0], task_kind, request.identity)
+            if request.task_queue.kind == _STICKY:
+                self._at_sticky[worker.key] = worker
             self._loop().call_later(IDLE_S, self._forget_idle, name)
         return worker
 
@@ -161,6 +198,8 @@ class Polls:
         worker = self._workers[name]
         if worker.is_idle and worker.seen_s + IDLE_S <= self._loop().time():
             del self._workers[name]
+            if self._at_sticky.get(worker.key) is worker:
+                del self._at_sticky[worker.key]
         else:
             self._loop().call_later(IDLE_S, self._forget_idle, name)
 
@@ -248,14 +287,22 @@ class Polls:
             del ask.worker.asked[id]
             if reply.code:
                 self._gone[id] = ask  # It may have reached matching all the same.
-            self._deliver(ask, _delivered(ask, reply, id))
-            return True
-        if (ask := self._gone.pop(id, None)) is not None:
+            delivered = _delivered(ask, reply, id)
+            if delivered.has_task:
+                self._deliver(ask.worker, delivered)
+            else:
+                ask.worker.end(delivered, ask.deadline_ms)
+        elif (ask := self._gone.pop(id, None)) is not None:
             self._give_back(_delivered(ask, reply, id))
+            return False
         elif (ask := self._spare_of(id)) is not None:
-            self._deliver(ask, _delivered(ask, reply, id))
-            return True
-        return False
+            self._deliver(ask.worker, _delivered(ask, reply, id))
+        elif (offer := self._offers.get(id)) is not None:
+            self.withdraw(offer)
+            self._deliver(offer.worker, Delivered(reply, id, WORKFLOW_TASK, offered=True))
+        else:
+            return False
+        return True
 
     def _spare_of(self, id: int) -> Ask | None:
         """The poll that brings another task under this number, once: an owner may repeat what its predecessor sent."""
@@ -268,12 +315,9 @@ class Polls:
                 return ask
         return None
 
-    def _deliver(self, ask: Ask, delivered: Delivered) -> None:
-        """Give a reply to a call of the worker, or keep its task for the next one."""
-        worker = ask.worker
-        if not delivered.has_task:
-            worker.end(delivered, ask.deadline_ms)
-        elif worker.take(delivered):
+    def _deliver(self, worker: WorkerPolls, delivered: Delivered) -> None:
+        """Give a task to a call of the worker, or keep it for the next one."""
+        if worker.take(delivered):
             self._look_for_surplus(worker)
         elif self._draining:
             self._give_back(delivered)
@@ -329,8 +373,11 @@ class Polls:
         self._backend.engine.append(COMMANDS, workflow_key(token.namespace, token.workflow_id), body)
 
 
-def _forget_ended(asks: dict[int, Ask], before_ms: int) -> None:
-    """Drop the oldest polls, those that ended before a time: nothing can come for them."""
+Ended = TypeVar("Ended", Ask, Offer)
+
+
+def _forget_ended(asks: dict[int, Ended], before_ms: int) -> None:
+    """Drop the oldest polls or offers, those that ended before a time: nothing can come for them."""
     for id, ask in list(islice(asks.items(), 2)):
         if ask.deadline_ms < before_ms:
             del asks[id]

@@ -84,7 +84,7 @@ class Gateway:
             updates=Updates(backend),
             histories=histories,
             polls=self._polls,
-            tasks=TaskCalls(backend, histories),
+            tasks=TaskCalls(backend, histories, self._polls),
             queues=TaskQueues(backend),
             visibility=Visibility(backend, visibility_store),
             namespaces=Namespaces(backend),
@@ -138,6 +138,7 @@ class Gateway:
         await self._infrastructure.drain()
         self._polls.drain()
         self._backend.drain()
+        await self._polls.end_offers()
 
     async def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
         """Refuse new calls, give those in flight `grace_s` seconds, and stop."""

@@ -26,6 +26,7 @@ from temporalio.api.workflowservice.v1 import (
 from gateway import errors, oversize, sizes
 from gateway.backend import Backend, Context
 from gateway.histories import Histories
+from gateway.polls import Polls
 from gateway.validation import (
     check_identity,
     check_known_workflow_id,
@@ -35,7 +36,9 @@ from gateway.validation import (
 from streams.avro import DecodeError
 from streams.bodies import ACTIVITY_TASK, QUERY_TASK, WORKFLOW_TASK
 from streams.history.command_checks import cap_duration
+from streams.history.commands import CLOSING
 from streams.history.retries import truncate
+from streams.runtime.records import Reply
 from streams.task_token import TaskToken
 
 Failed = RespondActivityTaskFailedRequest
@@ -70,8 +73,9 @@ class Workflow(Protocol):
 class TaskCalls:
     """Handlers of answers to workflow, query and activity tasks."""
 
-    def __init__(self, backend: Backend, histories: Histories) -> None:
+    def __init__(self, backend: Backend, histories: Histories, polls: Polls) -> None:
         self._backend = backend
+        self._polls = polls
         self._histories = histories
 
     # Workflow and query tasks
@@ -91,16 +95,34 @@ class TaskCalls:
             data = request.SerializeToString()
         if request.intermediate_page:
             raise errors.unimplemented("Paginated completion of workflow tasks is not supported.")
-        reply = await self._backend.call(
-            "RespondWorkflowTaskCompleted",
-            token.namespace,
-            token.workflow_id,
-            token.run_id,
-            data,
-            context,
-            opens_run=True,
-        )
-        return await self._histories.attach(reply)
+        return await self._histories.attach(await self._complete(token, request, data, context))
+
+    async def _complete(
+        self, token: TaskToken, request: RespondWorkflowTaskCompletedRequest, data: bytes, context: Context
+    ) -> Reply:
+        """Complete a workflow task; unless that ends its run, the worker may offer to take the next one."""
+        sticky_queue = request.sticky_attributes.worker_task_queue.name
+        closes = any(command.command_type in CLOSING for command in request.commands)
+        offer = None if closes else self._polls.offer(token.namespace, sticky_queue)
+        try:
+            reply = await self._backend.call(
+                "RespondWorkflowTaskCompleted",
+                token.namespace,
+                token.workflow_id,
+                token.run_id,
+                data,
+                context,
+                opens_run=True,
+                offer_id=offer.id if offer else 0,
+                offer_deadline_ms=offer.deadline_ms if offer else 0,
+            )
+        except errors.ApiError:
+            if offer:
+                self._polls.withdraw(offer)
+            raise
+        if offer and reply.kind == "completed":  # It brings the next task.
+            self._polls.withdraw(offer)
+        return reply
 
     async def workflow_task_failed(
         self, request: RespondWorkflowTaskFailedRequest, data: bytes, context: Context

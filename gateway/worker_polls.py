@@ -2,7 +2,7 @@
 
 A worker's polls are alike, so that whichever task comes first goes to the call that has waited longest, and a call
 need not ask matching when more was asked than calls wait. One may bring more tasks (decision 0016), which are kept for
-the worker's next calls.
+the worker's next calls, as are those that it offered to take (decision 0017).
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ DISTRUST_S: Final = 10.0
 """How long a worker that did not come for a task is given none to keep."""
 
 
+OFFER_S: Final = 0.5
+"""How long a worker's offer to take a run's next task stands."""
+
+
 class Ask(msgspec.Struct):
     """A poll in matching, until `deadline_ms`; `spares` has the numbers under which more tasks may still come."""
 
@@ -40,13 +44,26 @@ class Ask(msgspec.Struct):
     spares: set[int]
 
 
+class Offer(msgspec.Struct):
+    """A run's next task may start for the worker until `deadline_ms`, and come under the number `id`."""
+
+    id: int
+    deadline_ms: int
+    worker: WorkerPolls
+
+
 class Delivered(msgspec.Struct, frozen=True):
-    """A reply, the number of the poll that it was for, what kind of task that was, and whether it was kept."""
+    """A reply, the number of the poll that it was for, and what kind of task that was.
+
+    `offered` tells that the worker had offered to take it, `kept` that it was kept, `behind` how many more were then.
+    """
 
     reply: Reply
     id: int
     task_kind: str
+    offered: bool = False
     kept: bool = False
+    behind: int = 0
 
     @property
     def has_task(self) -> bool:
@@ -73,6 +90,7 @@ class WorkerPolls:
         self._answered_s = -PROMPT_S
         self._is_prompt = False
         self._distrusted_until_s = 0.0
+        self._taken_s: deque[float] = deque()
         self.seen_s = self._loop.time()
         """When it called last, by the loop's clock."""
         self.calls: list[PollCall] = []
@@ -81,6 +99,8 @@ class WorkerPolls:
         """What matching has, the oldest first."""
         self.kept: deque[Delivered] = deque()
         """Tasks that came for nobody, the oldest first."""
+        self.offers: dict[int, Offer] = {}
+        """What it has offered to take, the oldest first."""
         self.looks_for_surplus = False
         """Whether it will be looked soon for polls that no call needs."""
 
@@ -95,6 +115,21 @@ class WorkerPolls:
         trusted = self._is_prompt and self._loop.time() >= self._distrusted_until_s
         return SPARES if trusted and self.task_kind == WORKFLOW_TASK else 0
 
+    def may_offer(self, now_ms: int) -> bool:
+        """Whether it will come soon for one more task than it has and has offered to take.
+
+        It has so many calls that wait, or has come for so many within the time that a task is kept.
+        """
+        while self.offers and (oldest := next(iter(self.offers.values()))).deadline_ms < now_ms:
+            del self.offers[oldest.id]
+        now_s = self._loop.time()
+        while self._taken_s and self._taken_s[0] < now_s - KEPT_S:
+            self._taken_s.popleft()
+        if now_s < self._distrusted_until_s:
+            return False
+        room = len(self.calls) + (2 * len(self._taken_s) if self._is_prompt else 0)
+        return len(self.offers) + len(self.kept) < room
+
     def seen(self) -> None:
         """It calls."""
         self.seen_s = self._loop.time()
@@ -104,8 +139,12 @@ class WorkerPolls:
         """The task for a call that was kept longest, if any is."""
         if not self.kept:
             return None
+        self._answer()
+        return msgspec.structs.replace(self.kept.popleft(), behind=len(self.kept))
+
+    def _answer(self) -> None:
         self._answered_s = self._loop.time()
-        return self.kept.popleft()
+        self._taken_s.append(self._answered_s)
 
     def call(self, deadline_ms: int) -> PollCall:
         """A call that waits from now on; `leave` it when it ends without an answer."""
@@ -139,7 +178,7 @@ class WorkerPolls:
             call = min(self.calls, key=_deadline_ms)
             self.calls.remove(call)
             if not call.future.done():
-                self._answered_s = self._loop.time()
+                self._answer()
                 call.future.set_result(delivered)
                 return True
         return False

@@ -36,6 +36,9 @@ class Call(msgspec.Struct, frozen=True):
     when the caller stops waiting. `wait` and `after_event_id` are for reading histories: "new_event" answers once
     an event above `after_event_id` exists or the run is closed, "close" once it is closed, "" at once. The answer
     names the events above `after_event_id` as those that belong to it, or the close event.
+
+    A worker that completes a workflow task may offer to take the run's next one at once (decision 0017): its gateway
+    awaits it under the number `offer_id` if it starts by `offer_deadline_ms`. 0 offers nothing.
     """
 
     method: str
@@ -47,6 +50,8 @@ class Call(msgspec.Struct, frozen=True):
     deadline_ms: int = 0
     wait: str = ""
     after_event_id: int = 0
+    offer_id: int = 0
+    offer_deadline_ms: int = 0
 
 
 class Poll(msgspec.Struct, frozen=True):

@@ -89,6 +89,7 @@ def _closed(run: Run, event: HistoryEvent) -> None:
         next_run_id=getattr(attributes, "new_execution_run_id", ""),
         first_task_due_ms=0,
         sticky_queue="",
+        offer=None,
         buffered_count=0,
         buffered_bytes=0,
     )

@@ -24,6 +24,7 @@ from streams.avro import DecodeError
 from streams.history import (
     closing,
     errors,
+    offers,
     queries,
     responses,
     update_messages,
@@ -41,7 +42,7 @@ from streams.task_token import TaskToken
 
 CAUSE = WorkflowTaskFailedCause
 
-_CLOSING = frozenset(
+CLOSING = frozenset(
     (
         CommandType.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION,
         CommandType.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION,
@@ -49,6 +50,7 @@ _CLOSING = frozenset(
         CommandType.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION,
     )
 )
+"""Commands by which a workflow ends its run: no other follows."""
 
 _NEXUS = (
     CommandType.COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION,
@@ -95,7 +97,7 @@ class Commands:
                 )
             self.command = command
             field, handler = COMMANDS[command.command_type]
-            if command.command_type in _CLOSING:
+            if command.command_type in CLOSING:
                 self._may_close()
             handler(self, getattr(command, field))
             if not self.run.is_open:
@@ -153,7 +155,7 @@ def _check_sequence(request: RespondWorkflowTaskCompletedRequest) -> None:
     for position, command in enumerate(request.commands):
         if command.command_type not in COMMANDS and command.command_type not in _NEXUS:
             raise errors.invalid(f"unknown command type: {_name(command)}")
-        if command.command_type in _CLOSING and position + 1 < len(request.commands):
+        if command.command_type in CLOSING and position + 1 < len(request.commands):
             names = ", ".join(map(_name, request.commands))
             raise errors.invalid(
                 f"invalid command sequence: [{names}], command {_name(command)} must be the last command."
@@ -206,10 +208,10 @@ def respond_completed(step: Step, call: bodies.Call) -> None:
         step.reply_error(errors.not_found("workflow task heartbeat timeout"))
         return
     if updates.discards_speculative(run, task, request):
-        _complete_without_trace(run, task, request)
+        _complete_without_trace(run, call, request)
         return
     completed = workflow_tasks.complete(run, task, request)
-    _set_sticky(run, request)
+    _set_sticky(run, call, request)
     commands = Commands(run, request, completed.event_id)
     commands.carry_out()
     if run.is_open:
@@ -221,11 +223,11 @@ def respond_completed(step: Step, call: bodies.Call) -> None:
 
 
 def _complete_without_trace(
-    run: Run, task: WorkflowTask, request: RespondWorkflowTaskCompletedRequest
+    run: Run, call: bodies.Call, request: RespondWorkflowTaskCompletedRequest
 ) -> None:
     """A speculative task whose updates were all rejected leaves nothing in the history."""
     workflow_tasks.forget(run)
-    _set_sticky(run, request)
+    _set_sticky(run, call, request)
     commands = Commands(run, request, 0)
     commands.carry_out()
     updates.reject_unprocessed(run)
@@ -234,12 +236,13 @@ def _complete_without_trace(
     _respond(commands, reset_event_id=run.core.last_started_event_id)
 
 
-def _set_sticky(run: Run, request: RespondWorkflowTaskCompletedRequest) -> None:
+def _set_sticky(run: Run, call: bodies.Call, request: RespondWorkflowTaskCompletedRequest) -> None:
     queue = request.sticky_attributes.worker_task_queue.name
     timeout = request.sticky_attributes.schedule_to_start_timeout
     timeout_ms = timeout.seconds * 1000 + timeout.nanos // 1_000_000 if queue else 0
-    if (run.core.sticky_queue, run.core.sticky_timeout_ms) != (queue, timeout_ms):
-        run.change_core(sticky_queue=queue, sticky_timeout_ms=timeout_ms)
+    offer = offers.of_call(run, call, request.identity) if queue else None
+    if (run.core.sticky_queue, run.core.sticky_timeout_ms, run.core.offer) != (queue, timeout_ms, offer):
+        run.change_core(sticky_queue=queue, sticky_timeout_ms=timeout_ms, offer=offer)
 
 
 def _next_task(commands: Commands, heartbeat: WorkflowTask | None) -> None:
@@ -256,6 +259,8 @@ def _next_task(commands: Commands, heartbeat: WorkflowTask | None) -> None:
         speculative=handed_over and not normal,
     )
     if handed_over:
+        if run.core.offer is not None:
+            run.change_core(offer=None)
         workflow_tasks.start(
             run,
             request_id="request-from-RespondWorkflowTaskCompleted",

@@ -40,16 +40,10 @@ def _start_workflow_task(run: Run, body: bodies.StartTask) -> bool:
     task = run.task
     if not run.is_open or task is None or task.started_event_id or task.stamp != body.stamp:
         return False
-    workflow_tasks.start(
-        run,
-        request_id=run.step.derived_id(
-            "wft", body.run_id, task.stamp, body.poll.gateway, body.poll.epoch, body.poll.id
-        ),
-        identity=body.poll.identity,
-        poll_id=body.poll.id,
-        version=_version(body.poll),
-    )
-    responses.reply_poll(run, responses.poll_correlation(body.poll), body.backlog_count)
+    poll = body.poll
+    where = responses.poll_correlation(poll)
+    workflow_tasks.start_for_poll(run, where, poll.identity, _version(poll))
+    responses.reply_poll(run, where, body.backlog_count)
     return True
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from streams.history import arming, size_limits, state, telling, waiters, workflow_tasks
+from streams.history import arming, offers, size_limits, state, telling, waiters, workflow_tasks
 from streams.history.evolve import emit
 from streams.history.run import Run
 from streams.history.step import Step
@@ -26,6 +26,7 @@ def _finish(run: Run) -> None:
     if run.exists:
         history_size_bytes = run.core.history_size_bytes
         workflow_tasks.relieve_buffer(run)
+        offers.take(run)
     position = 0
     while position < len(run.facts):
         emit(run, run.facts[position])

@@ -53,6 +53,19 @@ def earliest(*times_ms: int) -> int:
     return min((t for t in times_ms if t), default=0)
 
 
+class Offer(msgspec.Struct, frozen=True):
+    """The worker `identity`, which has the run cached, takes its next workflow task at once (decision 0017).
+
+    The gateway of this epoch awaits the task under the call number `id`, if it starts by `deadline_ms`.
+    """
+
+    gateway: str
+    epoch: int
+    id: int
+    deadline_ms: int
+    identity: str
+
+
 class Core(msgspec.Struct):
     """What every run has. Only `Run.set_core` changes one.
 
@@ -111,6 +124,7 @@ class Core(msgspec.Struct):
     build_id: str = ""
     original_start_ms: int = 0
     copied_event_id: int = 0
+    offer: Offer | None = None
 
     def deadline_ms(self) -> int:
         """The earliest deadline of the run itself."""

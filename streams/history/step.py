@@ -27,6 +27,9 @@ SAVING_RECORDS = 2
 HEAD_OF_QUEUE = 3
 """The logic version from which an undelivered workflow task goes to the head of its queue (decision 0016)."""
 
+OFFERS = 4
+"""The logic version from which a workflow task may start for a worker that offered to take it (decision 0017)."""
+
 SEPARATOR = "\x1f"
 """Between the parts of a key in a table: cannot be in a run id and is refused in namespaces and ids."""
 
@@ -69,6 +72,11 @@ class Step:
     def returns_to_head(self) -> bool:
         """Whether an undelivered workflow task goes to the head of its queue."""
         return self.context.logic_version >= HEAD_OF_QUEUE
+
+    @property
+    def takes_offers(self) -> bool:
+        """Whether workers may offer to take a run's next workflow task."""
+        return self.context.logic_version >= OFFERS
 
     @property
     def timestamp(self) -> Timestamp:

@@ -27,6 +27,7 @@ from streams.history.run import Run
 from streams.history.state import NORMAL, SPECULATIVE, TRANSIENT, WORKFLOW_TASK, WorkflowTask
 from streams.history.task_events import scheduled_attributes, started_attributes
 from streams.history.values import to_timestamp
+from streams.runtime.records import Correlation
 from streams.topology import TASKS, queue_key
 
 BACKOFF_FROM_ATTEMPT = 3
@@ -158,7 +159,7 @@ def schedule_if_none(run: Run) -> None:
 def drop_sticky(run: Run) -> None:
     """Forget the sticky queue: the next task goes to the normal one."""
     if run.core.sticky_queue:
-        run.change_core(sticky_queue="", sticky_timeout_ms=0)
+        run.change_core(sticky_queue="", sticky_timeout_ms=0, offer=None)
 
 
 def reroute(run: Run) -> None:
@@ -210,6 +211,16 @@ def start(
         _record_started(run, started, version)
     run.set_part(WORKFLOW_TASK, "", started)
     return started
+
+
+def start_for_poll(
+    run: Run, poll: Correlation, identity: str, version: WorkerVersionStamp | None
+) -> WorkflowTask:
+    """`start` the pending task for a poll of the worker `identity`."""
+    task = run.task
+    assert task is not None
+    request_id = run.step.derived_id("wft", run.core.run_id, task.stamp, poll.gateway, poll.epoch, poll.id)
+    return start(run, request_id=request_id, identity=identity, poll_id=poll.id, version=version)
 
 
 def suggests_continue_as_new(run: Run) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 
 from streams.runtime.records import Record, UnknownType
 
-SUPPORTED_LOGIC_VERSION = 3
+SUPPORTED_LOGIC_VERSION = 4
 """The newest logic that this code has. Every change of what an old record would leave raises it by one."""
 
 OLDEST_LOGIC_VERSION = 0

@@ -11,6 +11,7 @@ from temporalio.api.workflowservice.v1 import (
     GetWorkflowExecutionHistoryRequest,
     PollActivityTaskQueueResponse,
     PollWorkflowTaskQueueResponse,
+    RespondWorkflowTaskCompletedRequest,
 )
 
 from gateway.errors import ApiError
@@ -42,6 +43,9 @@ MARGIN_MS = 5_000
 KEPT_MS = 250
 """How long a task is kept for a worker's next poll (decision 0016)."""
 
+OFFER_MS = (200, 1_000, 5_000)
+"""How long a worker's offer to take a run's next task stands (decision 0017)."""
+
 PATIENCE = (0, 200, 200, 200, 200)
 """How often the events that belong into an answer are looked for again."""
 
@@ -50,7 +54,7 @@ _ANSWERED_BY_GATEWAY = ("QueryWorkflow", "UpdateWorkflowExecution")
 
 
 class Waiting(msgspec.Struct):
-    """A call that awaits its reply; of a poll, what kind of task it polls for.
+    """A call that awaits its reply; of a poll, what kind of task it polls for, where and for which worker.
 
     `owed` tells that there has to be a reply, since nothing goes wrong any more; `whole` that events which belong to
     the reply are no part of its body.
@@ -60,6 +64,7 @@ class Waiting(msgspec.Struct):
     owed: bool
     task_kind: str = ""
     key: str = ""
+    identity: str = ""
     whole: bool = False
 
 
@@ -85,6 +90,8 @@ class Gateway:
         self._gone: dict[int, str] = {}
         self._held: dict[tuple[str, int], bytes] = {}
         self._spares: dict[int, tuple[str, str]] = {}
+        self._offers: dict[int, tuple[str, str]] = {}
+        self._pollers: dict[str, str] = {}
         self._kept: dict[tuple[str, str], deque[tuple[Correlation, Reply]]] = {}
         self._out: dict[str, deque[Record]] = {}
         self._flushing: set[str] = set()
@@ -182,7 +189,22 @@ class Gateway:
             correlation = self._expect(Waiting(answer, owed))
             if getattr(body, "method", "") == "QueryWorkflow":
                 self.world.judge.queries.add((correlation.gateway, correlation.epoch, correlation.id))
+            if getattr(body, "method", "") == "RespondWorkflowTaskCompleted":
+                body = self._with_offer(body)
             self._append(topic, self.world.partition_of(topic, key), key, body, correlation)
+
+    def _with_offer(self, call: Call) -> Call:
+        """A completed workflow task, with an offer to take the next one if its worker polls here, at times."""
+        request = RespondWorkflowTaskCompletedRequest.FromString(call.request)
+        key = queue_key(call.namespace, request.sticky_attributes.worker_task_queue.name, WORKFLOW_TASK)
+        identity = self._pollers.get(key)
+        if identity is None or self.world.rng.random() < 0.3:
+            return call
+        self._last_id += 1
+        self._offers[self._last_id] = key, identity
+        deadline_ms = self.world.now_ms + self.world.rng.choice(OFFER_MS)
+        self.world.judge.poll_deadlines[(self.name, self.epoch, self._last_id)] = deadline_ms
+        return msgspec.structs.replace(call, offer_id=self._last_id, offer_deadline_ms=deadline_ms)
 
     def ask(self, topic: str, key: str, body: Any, epoch: int, done: OnReply) -> None:
         """Append a record for a call that is under way, and await its reply: never, when the gateway dies."""
@@ -209,13 +231,14 @@ class Gateway:
             return
         deadline_ms = self.world.now_ms + wait_ms
         key = queue_key(request.namespace, queue, task_kind)
+        self._pollers[key] = request.identity
         kept = self._kept.setdefault((key, request.identity), deque())
         if kept:
             correlation, reply = kept.popleft()
-            self._attach(correlation, Waiting(done, False, task_kind, key), reply, 0)
+            self._attach(correlation, Waiting(done, False, task_kind, key, request.identity), reply, 0)
             return
         spares = self.world.rng.choice((0, 3, 3)) if task_kind == WORKFLOW_TASK else 0
-        correlation = self._expect(Waiting(done, self.world.at_peace, task_kind, key))
+        correlation = self._expect(Waiting(done, self.world.at_peace, task_kind, key, request.identity))
         self.world.judge.poll_deadlines[(self.name, self.epoch, correlation.id)] = deadline_ms
         for _ in range(spares):
             self._last_id += 1
@@ -274,10 +297,29 @@ class Gateway:
         elif correlation.id in self._gone:
             self._undelivered(correlation, self._gone.pop(correlation.id), reply)
         elif correlation.id in self._spares:
-            kept = self._kept[self._spares.pop(correlation.id)]
-            if reply.body and not reply.code:
-                kept.append((correlation, reply))
-                self.world.at(KEPT_MS, self._give_back, kept, correlation, reply)
+            self._keep(self._spares.pop(correlation.id), correlation, reply)
+        elif correlation.id in self._offers:
+            worker = self._offers.pop(correlation.id)
+            waiting = self._poll_of(worker)
+            if waiting is None:
+                self._keep(worker, correlation, reply)
+            else:
+                self._attach(correlation, waiting, reply, self.world.rng.choice(PATIENCE))
+
+    def _poll_of(self, worker: tuple[str, str]) -> Waiting | None:
+        """A poll of the worker that waits: what comes for it from now on is for another one."""
+        for id, waiting in self._waiting.items():
+            if (waiting.key, waiting.identity) == worker:
+                self._spares[id] = worker
+                return self._waiting.pop(id)
+        return None
+
+    def _keep(self, worker: tuple[str, str], correlation: Correlation, reply: Reply) -> None:
+        """Keep a task for the worker's next poll."""
+        if reply.body and not reply.code:
+            kept = self._kept[worker]
+            kept.append((correlation, reply))
+            self.world.at(KEPT_MS, self._give_back, kept, correlation, reply)
 
     def _give_back(
         self, kept: deque[tuple[Correlation, Reply]], correlation: Correlation, reply: Reply

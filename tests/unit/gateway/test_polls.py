@@ -23,6 +23,7 @@ from gateway.histories import Histories
 from gateway.metrics import Registry
 from gateway.polls import Polls
 from gateway.service_metrics import ServiceMetrics
+from gateway.task_calls import TaskCalls
 from streams.bodies import CancelPoll, NamespaceConfig, PollTask, TaskUndelivered
 from streams.limits import Limits
 from streams.runtime.records import Correlation, Reply
@@ -83,7 +84,9 @@ class Polling:
         self.engine = RecordingEngine()
         backend = Backend(self.engine, Limits(), "gateway-0")
         backend.begin()
-        self.polls = Polls(backend, Histories(backend), ServiceMetrics(Registry(), "0"))
+        histories = Histories(backend)
+        self.polls = Polls(backend, histories, ServiceMetrics(Registry(), "0"))
+        self.tasks = TaskCalls(backend, histories, self.polls)
 
     async def begin(self, timeout_s: float = 60.0) -> asyncio.Task[bytes]:
         """A poll for activities that waits."""
