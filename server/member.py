@@ -35,6 +35,7 @@ from streams.kafka.names import PROCESSORS
 from streams.kafka.presence import Presence
 from streams.kafka.registry import RegistryFollower
 from streams.kafka.replies import LocalGateways
+from streams.kafka.reply_sockets import ReplySockets, directory_of
 from streams.kafka.tail import TailError
 from streams.kafka.topic_events import TopicEvents
 from streams.limits import Limits
@@ -64,7 +65,9 @@ class MemberProcess:
         self._loop = asyncio.get_running_loop()
         self._failure: asyncio.Future[BaseException] = self._loop.create_future()
         self._codec = Codec(BODY_TYPES)
-        self._local = LocalGateways()
+        self._sockets = directory_of(self._kafka) if settings.serve.local_replies else None
+        self._reply_sockets = ReplySockets(self._sockets)
+        self._local = LocalGateways(self._reply_sockets)
         self._stack = AsyncExitStack()
         self._members: list[Member] = []
         self._materializers: list[Materializer] = []
@@ -91,6 +94,7 @@ class MemberProcess:
     async def stop(self) -> None:
         """Leaves everything, with a last checkpoint of each partition."""
         await self._stack.aclose()
+        self._reply_sockets.close()
 
     def why_not_ready(self) -> str:
         """Why no work should come here yet, empty when it may."""
@@ -247,6 +251,7 @@ class MemberProcess:
             on_failure=self._fail,
             reply_partition=None if partition is None else partition + self._index,
             local=self._local,
+            sockets=self._sockets,
             unstored=TopicEvents(
                 self._settings.kafka, self._codec, partial(stores.history_sink().positions, topology.HISTORY)
             ),

@@ -90,6 +90,8 @@ class ServeSettings(_Section):
     """Tells this member's gateways from all others of the cluster; empty: the host's name and the port."""
     reply_partition: Annotated[int, Field(ge=0)] | None = None
     """What the gateway of the first process reads, the others count on; None: what follows from their ids."""
+    local_replies: bool = True
+    """Whether processes of one machine and user answer each other's callers through sockets, instead of Kafka."""
     sqlite_stores: Path | None = None
     """The file of both stores, for one machine without Cassandra and PostgreSQL."""
     namespaces: tuple[NamespaceName, ...] = ()

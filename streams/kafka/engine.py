@@ -7,6 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,7 @@ from streams.kafka.names import Names, gateway_address
 from streams.kafka.pace import Calls
 from streams.kafka.registry import RegistryFollower
 from streams.kafka.replies import Batches, LocalGateways, RepliesReader
+from streams.kafka.reply_sockets import ReplySocket
 from streams.kafka.settings import KafkaSettings
 from streams.kafka.tail import TailError
 from streams.kafka.topic_events import Events, TopicEvents
@@ -68,8 +70,9 @@ class KafkaEngine:
 
     `gateway_id` tells this gateway from all others of the cluster, and stays the same from start to start;
     `reply_partition` is the partition of `replies` that it reads, else one that follows from its id. `local` gets
-    its replies from owners in this process. `unstored`, where given, finds events that are in no store yet; it is
-    stopped with the engine. `on_failure(error)` is called once, on the loop, when it cannot go on.
+    its replies from owners in this process, a socket in the directory `sockets` those from this machine.
+    `unstored`, where given, finds events that are in no store yet; it is stopped with the engine.
+    `on_failure(error)` is called once, on the loop, when it cannot go on.
 
     What no owner has applied by the time a call ends may be applied later: UNAVAILABLE says nothing of that.
     """
@@ -85,6 +88,7 @@ class KafkaEngine:
         on_failure: Callable[[BaseException], None],
         reply_partition: int | None = None,
         local: LocalGateways | None = None,
+        sockets: Path | None = None,
         unstored: TopicEvents | None = None,
         delivery_timeout_ms: int = DELIVERY_TIMEOUT_MS,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -97,6 +101,8 @@ class KafkaEngine:
         self._unstored = unstored
         self._on_failure = on_failure
         self._local = local
+        self._sockets = sockets
+        self._socket: ReplySocket | None = None
         self._clock_ms = clock_ms
         self._loop = asyncio.get_running_loop()
         self._reader = RepliesReader(
@@ -159,6 +165,11 @@ class KafkaEngine:
         self._reader.start(self.address)
         if self._local is not None:
             self._local.add(self.address, lambda reply: self._batches.put([reply]))
+        if self._sockets is not None:
+            try:
+                self._socket = ReplySocket(self._sockets, self.address, self._take)
+            except OSError as error:
+                LOG.warning("no socket for replies in %s: %s", self._sockets, error)
         self._running = True
 
     def _resolve(self) -> None:
@@ -176,6 +187,8 @@ class KafkaEngine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._local is not None:
             self._local.remove(self.address)
+        if self._socket is not None:
+            self._socket.close()
         if self._reports is not None:
             self._reports.cancel()
         if self._registry_changed in self._registry.listeners:
@@ -199,7 +212,7 @@ class KafkaEngine:
     @property
     def damaged(self) -> int:
         """Replies that could not be decoded."""
-        return self._reader.damaged
+        return self._reader.damaged + (self._socket.damaged if self._socket is not None else 0)
 
     def _call_soon(self, call: Callable[[], None]) -> None:
         """Have the loop call, from any thread; a loop that has ended has nobody left who waits."""

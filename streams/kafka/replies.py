@@ -1,4 +1,4 @@
-"""How replies reach a gateway: by its partition of `replies`, or at once from an owner in the same process."""
+"""How replies reach a gateway: by its partition of `replies`, or at once from an owner on the same machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from confluent_kafka import Message, TopicPartition
 from streams import avro
 from streams.bodies import ReplyRecord
 from streams.kafka.names import REPLIES, Names
+from streams.kafka.reply_sockets import ReplySockets
 from streams.kafka.settings import KafkaSettings
 from streams.kafka.tail import Tail, TailError
 
@@ -19,10 +20,14 @@ Deliver = Callable[[ReplyRecord], None]
 
 
 class LocalGateways:
-    """The gateways of this process. A reply to one of them need not go through the topic (fold.md rule 12)."""
+    """The gateways of this process, and those that `sockets` reaches.
 
-    def __init__(self) -> None:
+    A reply to one of them need not go through the topic (fold.md rule 12).
+    """
+
+    def __init__(self, sockets: ReplySockets | None = None) -> None:
         self._gateways: dict[str, Deliver] = {}
+        self._sockets = sockets
 
     def add(self, address: str, deliver: Deliver) -> None:
         """From now on the gateway at `address` takes replies."""
@@ -37,10 +42,10 @@ class LocalGateways:
         return address in self._gateways
 
     def deliver(self, reply: ReplyRecord) -> bool:
-        """Hand over a reply; False when its gateway is not in this process. Thread-safe."""
+        """Hand over a reply; False when it has to go by the topic. Thread-safe."""
         deliver = self._gateways.get(reply.gateway)
         if deliver is None:
-            return False
+            return self._sockets is not None and self._sockets.deliver(reply)
         deliver(reply)
         return True
 
