@@ -39,7 +39,7 @@ from benchmarks.scenarios import OTHER, OURS, PEER
 from benchmarks.servers import WORK
 from deploy.local.errors import PartError
 
-LAYOUT = ("gateway,history", "matching,timer,materializer")
+LAYOUT = ("gateway", "history,matching,timer,materializer")
 PARTITIONS = 2
 OWN_PARTITIONS = 4
 """Those of the scenarios of ours alone, in which owners share partitions."""

@@ -38,7 +38,7 @@ _RETRY_S = 0.05
 _ODRADEK = Path(sys.executable).with_name("odradek")
 
 Layout = Sequence[str]
-"""The roles of each process of ours, such as ["gateway,history", "matching,timer,materializer"]."""
+"""The roles of each process of ours, such as ["gateway", "history,matching,timer,materializer"]."""
 
 
 @dataclass

@@ -18,6 +18,10 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from deploy.local.kafka import KafkaCluster
 from deploy.local.ports import free_ports
+from streams.kafka.admin import Cluster
+from streams.kafka.names import REPLIES, Names
+from streams.kafka.offsets import high_watermarks
+from streams.kafka.settings import KafkaSettings
 from tests.support import cluster_server
 from tests.support.cluster_server import ServerProcess
 
@@ -182,6 +186,36 @@ async def test_processes_share_the_work_and_one_that_is_killed_comes_back(
         await work_one(client)
         events = [event async for event in client.get_workflow_handle(handle.id).fetch_history_events()]
         assert [event.event_id for event in events] == list(range(1, len(events) + 1))
+
+
+@pytest.mark.parametrize("local_replies", [True, False])
+async def test_answers_of_another_process_come_by_its_socket_or_by_kafka(
+    config: Path, tmp_path: Path, broker: KafkaCluster, topic_prefix: str, ports: Ports, local_replies: bool
+) -> None:
+    def member(metrics_port: int, *roles: str) -> Path:
+        return cluster_server.write_settings(
+            tmp_path / f"{roles[0]}.yaml",
+            brokers=broker.bootstrap_servers,
+            prefix=topic_prefix,
+            port=ports.grpc,
+            metrics_port=metrics_port,
+            stores=cluster_server.sqlite_stores(tmp_path),
+            serve={"roles": roles, "local_replies": local_replies},
+            kafka={"state_directory": str(tmp_path / roles[0])},
+        )
+
+    owners = member(ports.metrics + 1, "history", "matching", "timer", "materializer")
+    with (
+        cluster_server.serving(owners, tmp_path / "owners.log", metrics_ports=(ports.metrics + 1,)),
+        cluster_server.serving(
+            member(ports.metrics, "gateway"), tmp_path / "gateway.log", metrics_ports=(ports.metrics,)
+        ),
+    ):
+        await work_one(await Client.connect(f"127.0.0.1:{ports.grpc}"))
+    settings = KafkaSettings(brokers=broker.bootstrap_servers, prefix=topic_prefix)
+    cluster = Cluster(settings)
+    ends = high_watermarks(cluster.client, Names(settings.prefix).topic(REPLIES), range(2))
+    assert (sum(ends.values()) == 0) == local_replies
 
 
 def test_a_second_signal_leaves_no_process_behind(config: Path, tmp_path: Path, ports: Ports) -> None:
