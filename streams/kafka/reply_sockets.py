@@ -140,6 +140,7 @@ class ReplySocket:
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._connections: set[socket.socket] = set()
         self.damaged = 0
+        directory.mkdir(mode=0o700, exist_ok=True)  # The last gateway that left has taken it away.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         self._listening = _open()
@@ -157,6 +158,7 @@ class ReplySocket:
         self._listening.close()
         with contextlib.suppress(OSError):
             os.unlink(self._path)
+            os.rmdir(os.path.dirname(self._path))
         for connection in list(self._connections):
             self._end(connection)
 

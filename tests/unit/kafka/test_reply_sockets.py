@@ -45,7 +45,8 @@ async def until(reached: Callable[[], bool]) -> None:
 def directory() -> Iterator[Path]:
     """A directory whose path is short enough for sockets."""
     with tempfile.TemporaryDirectory() as path:
-        yield Path(path)
+        (directory := Path(path) / "cluster").mkdir()
+        yield directory
 
 
 @pytest.fixture
@@ -148,11 +149,14 @@ async def test_what_is_no_reply_is_counted(gateway: Gateway, sockets: ReplySocke
     assert gateway.socket.damaged == 1
 
 
-async def test_socket_is_gone_with_its_gateway(directory: Path) -> None:
-    gateway = Gateway(directory)
+async def test_last_gateway_leaves_nothing_behind(directory: Path) -> None:
+    first, second = Gateway(directory), ReplySocket(directory, "there", lambda reply: None)
+    assert len(os.listdir(directory)) == 2
+    first.socket.close()
     assert len(os.listdir(directory)) == 1
-    gateway.socket.close()
-    assert not os.listdir(directory)
+    second.close()
+    assert not os.listdir(directory.parent)
+    Gateway(directory).socket.close()
 
 
 def test_members_of_one_cluster_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
