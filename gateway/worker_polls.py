@@ -112,8 +112,12 @@ class WorkerPolls:
     @property
     def spares(self) -> int:
         """How many tasks beside the first it can be trusted to come for soon; never activities, which may take long."""
-        trusted = self._is_prompt and self._loop.time() >= self._distrusted_until_s
+        trusted = self._is_prompt and not self._is_distrusted
         return SPARES if trusted and self.task_kind == WORKFLOW_TASK else 0
+
+    @property
+    def _is_distrusted(self) -> bool:
+        return self._loop.time() < self._distrusted_until_s
 
     def may_offer(self, now_ms: int) -> bool:
         """Whether it will come soon for one more task than it has and has offered to take.
@@ -122,11 +126,9 @@ class WorkerPolls:
         """
         while self.offers and (oldest := next(iter(self.offers.values()))).deadline_ms < now_ms:
             del self.offers[oldest.id]
-        now_s = self._loop.time()
-        while self._taken_s and self._taken_s[0] < now_s - KEPT_S:
-            self._taken_s.popleft()
-        if now_s < self._distrusted_until_s:
+        if self._is_distrusted:
             return False
+        self._forget_taken()
         room = len(self.calls) + (2 * len(self._taken_s) if self._is_prompt else 0)
         return len(self.offers) + len(self.kept) < room
 
@@ -145,6 +147,13 @@ class WorkerPolls:
     def _answer(self) -> None:
         self._answered_s = self._loop.time()
         self._taken_s.append(self._answered_s)
+        self._forget_taken()
+
+    def _forget_taken(self) -> None:
+        """What it came for longer ago than a task is kept says nothing of how soon it comes."""
+        before_s = self._loop.time() - KEPT_S
+        while self._taken_s and self._taken_s[0] < before_s:
+            self._taken_s.popleft()
 
     def call(self, deadline_ms: int) -> PollCall:
         """A call that waits from now on; `leave` it when it ends without an answer."""

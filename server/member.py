@@ -66,9 +66,10 @@ class MemberProcess:
         self._failure: asyncio.Future[BaseException] = self._loop.create_future()
         self._codec = Codec(BODY_TYPES)
         self._sockets = directory_of(self._kafka) if settings.serve.local_replies else None
-        self._reply_sockets = ReplySockets(self._sockets)
-        self._local = LocalGateways(self._reply_sockets)
+        sockets = ReplySockets(self._sockets)
+        self._local = LocalGateways(sockets)
         self._stack = AsyncExitStack()
+        self._stack.callback(sockets.close)
         self._members: list[Member] = []
         self._materializers: list[Materializer] = []
         self._namespaces: RegistryFollower | None = None
@@ -94,7 +95,6 @@ class MemberProcess:
     async def stop(self) -> None:
         """Leaves everything, with a last checkpoint of each partition."""
         await self._stack.aclose()
-        self._reply_sockets.close()
 
     def why_not_ready(self) -> str:
         """Why no work should come here yet, empty when it may."""

@@ -37,10 +37,6 @@ class LocalGateways:
         """The gateway takes no more."""
         self._gateways.pop(address, None)
 
-    def has(self, address: str) -> bool:
-        """Whether the gateway is in this process."""
-        return address in self._gateways
-
     def deliver(self, reply: ReplyRecord) -> bool:
         """Hand over a reply; False when it has to go by the topic. Thread-safe."""
         deliver = self._gateways.get(reply.gateway)

@@ -142,12 +142,13 @@ class Worker:
 
     def _refuse(self, response: api.PollWorkflowTaskQueueResponse, what: str) -> None:
         """Fail a task whose own events are missing: it has to be over, as it can be once a page was waited for."""
+        self._fail(response, lambda reply: require(reply.code == NOT_FOUND, what))
+
+    def _fail(self, response: api.PollWorkflowTaskQueueResponse, done: Callable[[Reply], None]) -> None:
         request = api.RespondWorkflowTaskFailedRequest(
             namespace=NAMESPACE, task_token=response.task_token, identity=self.name
         )
-        self._respond(
-            "RespondWorkflowTaskFailed", request, lambda reply: require(reply.code == NOT_FOUND, what)
-        )
+        self._respond("RespondWorkflowTaskFailed", request, done)
 
     def _answer(
         self, response: api.PollWorkflowTaskQueueResponse, came: list[HistoryEvent], how: float
@@ -157,11 +158,8 @@ class Worker:
         if response.HasField("query"):
             self._answer_query(response)
         elif events is None:
-            request = api.RespondWorkflowTaskFailedRequest(
-                namespace=NAMESPACE, task_token=response.task_token, identity=self.name
-            )
             self._cache.pop(run_id, None)
-            self._respond("RespondWorkflowTaskFailed", request, lambda reply: None)
+            self._fail(response, lambda reply: None)
         elif how < 0.09:
             request = api.RespondWorkflowTaskFailedRequest(
                 namespace=NAMESPACE,
