@@ -11,50 +11,38 @@ from temporalio.api.enums.v1 import ResourceExhaustedCause, ResourceExhaustedSco
 from gateway import errors
 from streams.limits import Limits
 
-_QUIET_S = 0.02
 _CONCURRENT = ResourceExhaustedCause.RESOURCE_EXHAUSTED_CAUSE_CONCURRENT_LIMIT
 _NAMESPACE = ResourceExhaustedScope.RESOURCE_EXHAUSTED_SCOPE_NAMESPACE
 _SYSTEM = ResourceExhaustedScope.RESOURCE_EXHAUSTED_SCOPE_SYSTEM
 
 
 class CallsUnderWay:
-    """Brings all calls to an end so that clients know which of them had no effect.
-
-    gRPC cancels the calls that a stopping server has not looked at, and clients take that for an answer; they
-    try again when a connection ends. So calls that come late are held until none is left to look at.
-    """
+    """Brings all calls to an end: those that come late are refused, so that clients know that they had no effect."""
 
     def __init__(self) -> None:
         self._count = 0
-        self._held = 0
+        self._none = asyncio.Event()
         self._ending = False
 
-    def enter(self) -> bool:
-        """Let a call in, unless it comes late and has to be held."""
+    def enter(self) -> None:
+        """Let a call in. Raises ApiError (UNAVAILABLE) for one that comes late."""
         if self._ending:
-            return False
+            raise errors.shutting_down()
         self._count += 1
-        return True
-
-    async def hold(self) -> None:
-        """Keep a call that comes late until gRPC ends it."""
-        self._held += 1
-        await asyncio.get_running_loop().create_future()
 
     def leave(self) -> None:
         """A call that was let in has ended."""
         self._count -= 1
+        if self._ending and not self._count:
+            self._none.set()
 
     async def end(self, timeout_s: float) -> None:
-        """Let no more in, and return when there are none and no more come, at most `timeout_s` seconds later."""
+        """Let no more in, and return when there are none, at most `timeout_s` seconds later."""
         self._ending = True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                quiet = False
-                while not quiet:
-                    before = self._count, self._held
-                    await asyncio.sleep(_QUIET_S)
-                    quiet = before == (0, self._held) and not self._count
+        if self._count:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._none.wait()
 
 
 class Gate(Protocol):

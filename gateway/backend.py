@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -28,13 +28,14 @@ CALL_TIMEOUT_S: Final = 60.0
 
 
 class Context(Protocol):
-    """The part of a gRPC call's context that handlers use."""
+    """The part of a call that handlers use beside its request."""
+
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]:
+        """The client's headers, their names in lower case."""
 
     def time_remaining(self) -> float | None:
         """Seconds until the client's deadline, None without one."""
-
-    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None:
-        """The client's headers."""
 
 
 class Backend:
@@ -92,7 +93,7 @@ class Backend:
             offer_id=offer_id,
             offer_deadline_ms=offer_deadline_ms,
         )
-        # gRPC ends the handler at the client's deadline.
+        # The call is ended at the client's deadline.
         return await self.ask(
             COMMANDS,
             workflow_key(namespace, workflow_id),

@@ -35,23 +35,21 @@ _SEMVER: Final = re.compile(
 _CONDITION: Final = re.compile(
     r"(<=|>=|!=|==|=|<|>|!)?\s*v?(\d+)(?:\.(\d+|x))?(?:\.(\d+|x))?(?:[-+][^\s|]*)?"
 )
-_HEADERS: Final = frozenset({"client-name", "client-version", "supported-server-versions"})
 _MAX_CHECKED: Final = 1000
 
 _checked: set[tuple[str, str, str]] = set()
 
 
-def check(metadata: Iterable[tuple[str, str | bytes]] | None) -> None:
+def check(headers: Iterable[tuple[bytes, bytes]]) -> None:
     """Raises ApiError for a client that does not go with this server."""
     name = client_version = servers = ""
-    for key, value in metadata or ():
-        if key in _HEADERS:
-            if key == "client-name":
-                name = str(value)
-            elif key == "client-version":
-                client_version = str(value)
-            else:
-                servers = str(value)
+    for key, value in headers:
+        if key == b"client-name":
+            name = value.decode("latin-1")
+        elif key == b"client-version":
+            client_version = value.decode("latin-1")
+        elif key == b"supported-server-versions":
+            servers = value.decode("latin-1")
     if not (name and client_version) or (name, client_version, servers) in _checked:
         return
     _check_client(name, client_version)

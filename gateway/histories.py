@@ -28,7 +28,7 @@ from streams.topology import COMMANDS, workflow_key
 
 _CLOSE_ONLY: Final = HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
 _TAIL_ROOM_S: Final = 1.0
-_FOLLOWS_NEXT_RUN: Final = "follows-next-run-id"
+_FOLLOWS_NEXT_RUN: Final = b"follows-next-run-id"
 
 _HISTORY_FIELD: Final = 1  # of GetWorkflowExecutionHistory(Reverse)Response
 _TOKEN_FIELD: Final = 3
@@ -311,8 +311,8 @@ def _as_followed(event: bytes, context: Context) -> bytes:
     Behaviour: FixFollowEvents of the real server, for clients that do not know of runs that follow a failure,
     a timeout or a completion.
     """
-    for name, value in context.invocation_metadata() or ():
-        if name == "supported-features" and _FOLLOWS_NEXT_RUN in str(value).split(","):
+    for name, value in context.headers:
+        if name == b"supported-features" and _FOLLOWS_NEXT_RUN in value.split(b","):
             return event
     decoded = HistoryEvent.FromString(event)
     followed = WorkflowExecutionContinuedAsNewEventAttributes()

@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final, NoReturn
 
 import grpc
-import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer
+
+from gateway import errors
+from gateway.backend import Context
+from gateway.errors import ApiError
+from gateway.grpc_calls import Messages, Stream, Unary, Write
 
 HEALTH_SERVICE: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 REFLECTION_SERVICES: Final = (
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 )
-_REFLECTION_METHODS: Final = frozenset(f"/{service}/ServerReflectionInfo" for service in REFLECTION_SERVICES)
 
 
 class Infrastructure:
     """Health of each service by its full name, and reflection of them all.
 
-    Everything is NOT_SERVING until :meth:`serve`, and again, for good, from :meth:`drain` on. Add it to the
-    server after the API's services: generic handlers are asked in order, for every call.
+    Everything is NOT_SERVING until :meth:`serve`, and again, for good, from :meth:`drain` on.
     """
 
     def __init__(self, services: Sequence[str]) -> None:
         self._services = tuple(services)
         self._health = HealthServicer()
+        self._reflection: Any = None
 
-    async def add_to(self, server: grpc.aio.Server) -> None:
-        """Adds both services to ``server``, which has not started yet."""
+    async def begin(self) -> None:
+        """Say that no service takes calls yet."""
         await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (*self._services, HEALTH_SERVICE, *REFLECTION_SERVICES)
-        server.add_generic_rpc_handlers((_Reflection(names),))
 
     async def serve(self) -> None:
         """Tells clients that every service takes calls."""
@@ -44,37 +44,59 @@ class Infrastructure:
         """Tells clients to go elsewhere."""
         await self._health.enter_graceful_shutdown()
 
+    @property
+    def unary(self) -> Mapping[str, Unary]:
+        """Methods that answer once, by path."""
+        return {f"/{HEALTH_SERVICE}/Check": self._check}
+
+    @property
+    def streams(self) -> Mapping[str, Stream]:
+        """The other methods, by path."""
+        reflection = {f"/{service}/ServerReflectionInfo": self._reflect for service in REFLECTION_SERVICES}
+        return {f"/{HEALTH_SERVICE}/Watch": self._watch, **reflection}
+
+    async def _check(self, data: bytes, context: Context) -> bytes:
+        answer = await self._health.Check(health_pb2.HealthCheckRequest.FromString(data), _Refusing())
+        encoded: bytes = answer.SerializeToString()
+        return encoded
+
+    async def _watch(self, messages: Messages, write: Write) -> None:
+        request = health_pb2.HealthCheckRequest.FromString(await messages.only())
+        await self._health.Watch(request, _Writing(write))
+
+    async def _reflect(self, messages: Messages, write: Write) -> None:
+        """The two versions of the service differ in nothing but their names."""
+        # Imported at the first call, to keep it out of the start-up.
+        from grpc_reflection.v1alpha import reflection_pb2
+        from grpc_reflection.v1alpha._async import ReflectionServicer
+
+        if self._reflection is None:
+            self._reflection = ReflectionServicer((*self._services, HEALTH_SERVICE, *REFLECTION_SERVICES))
+
+        async def requests() -> AsyncIterator[Any]:
+            while (data := await messages.read()) is not None:
+                yield reflection_pb2.ServerReflectionRequest.FromString(data)
+
+        async for response in self._reflection.ServerReflectionInfo(requests(), None):
+            await write(response.SerializeToString())
+
     async def _set(self, status: Any) -> None:
         for service in ("", *self._services):
             await self._health.set(service, status)
 
 
-class _Reflection(grpc.GenericRpcHandler):  # type: ignore[type-arg]
-    """Imports what reflection needs at its first call, to keep it out of the start-up.
+class _Refusing:
+    """As much of grpc's context as a health check needs."""
 
-    The two versions of the service differ in nothing but their names.
-    """
+    async def abort(self, code: grpc.StatusCode) -> NoReturn:
+        raise ApiError(code.value[0], errors.CODES[code.value[0]].name)
 
-    def __init__(self, services: Sequence[str]) -> None:
-        self._services = services
-        self._handler: grpc.RpcMethodHandler[Any, Any] | None = None
 
-    def service(
-        self, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        if handler_call_details.method not in _REFLECTION_METHODS:
-            return None
-        if self._handler is None:
-            self._handler = self._load()
-        return self._handler
+class _Writing:
+    """As much of grpc's context as a health watch needs."""
 
-    def _load(self) -> grpc.RpcMethodHandler[Any, Any]:
-        from grpc_reflection.v1alpha import reflection_pb2
-        from grpc_reflection.v1alpha._async import ReflectionServicer
+    def __init__(self, write: Write) -> None:
+        self._write = write
 
-        servicer = ReflectionServicer(self._services)
-        return grpc.stream_stream_rpc_method_handler(
-            servicer.ServerReflectionInfo,
-            request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-            response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-        )
+    async def write(self, response: Any) -> None:
+        await self._write(response.SerializeToString())

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
-import grpc
-import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError
 from temporalio.api.common.v1 import GrpcStatus
@@ -19,6 +16,8 @@ from gateway.backend import Backend
 from gateway.cluster import Cluster
 from gateway.engine import Engine
 from gateway.errors import ApiError
+from gateway.grpc_calls import Call, Calls, Unary
+from gateway.grpc_server import GrpcServer, LogForm
 from gateway.histories import Histories
 from gateway.infrastructure import Infrastructure
 from gateway.methods import LONG, SERVICES, Handlers, Method, table
@@ -30,25 +29,11 @@ from gateway.task_queues import TaskQueues
 from gateway.updates import Updates
 from gateway.visibility import Visibility
 from gateway.workflow_calls import WorkflowCalls
-from streams.limits import GRPC_MESSAGE_MAX_BYTES, Limits
+from streams.limits import Limits
 from streams.runtime.failures import EngineFailedError
 from streams.stores.visibility import VisibilityReader
 
-GrpcContext = grpc.aio.ServicerContext[bytes, bytes]
-Serve = Callable[[bytes, GrpcContext], Awaitable[bytes]]
-
-_DETAILS_KEY: Final = "grpc-status-details-bin"
 _STOP_GRACE_S: Final = 5.0
-_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", GRPC_MESSAGE_MAX_BYTES),
-    ("grpc.max_send_message_length", -1),
-    # SDKs ping every 30 s, with or without calls under way.
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    # Find out about clients that vanished, so that their polls end.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-)
 
 _log = structlog.get_logger(__name__)
 
@@ -58,6 +43,7 @@ class Gateway:
 
     `limits` bound requests, `metrics` count them; `name` tells this gateway from others of the same engine.
     `shares_port` lets other processes listen at the same address, else a port that is taken is an error.
+    `log_form` is for what its HTTP/2 server writes to standard error.
     """
 
     def __init__(
@@ -69,8 +55,8 @@ class Gateway:
         name: str = "gateway-0",
         *,
         shares_port: bool = False,
+        log_form: LogForm = "text",
     ) -> None:
-        self._shares_port = shares_port
         self._backend = backend = Backend(engine, limits, name)
         self._metrics = metrics
         self._under_way = CallsUnderWay()
@@ -91,7 +77,9 @@ class Gateway:
             cluster=self._cluster,
         )
         self._infrastructure = Infrastructure([service.full_name for service in SERVICES])
-        self._server: grpc.aio.Server | None = None
+        unary = {method.path: self._serve(method) for method in table(self._handlers)}
+        calls = Calls({**unary, **self._infrastructure.unary}, self._infrastructure.streams)
+        self._server = GrpcServer(calls, shares_port=shares_port, log_form=log_form)
 
     async def start(self, address: str) -> int:
         """Take calls at `address` (host:port, port 0 for a free one). Returns the port.
@@ -99,22 +87,9 @@ class Gateway:
         Raises OSError when the address cannot be used.
         """
         self._backend.begin()
-        server = grpc.aio.server(options=(*_OPTIONS, ("grpc.so_reuseport", int(self._shares_port))))
-        methods = {
-            method.path: grpc.unary_unary_rpc_method_handler(self._serve(method))
-            for method in table(self._handlers)
-        }
-        server.add_generic_rpc_handlers((_Paths(methods),))
-        await self._infrastructure.add_to(server)
-        try:
-            port = server.add_insecure_port(address)
-        except RuntimeError:
-            port = 0
-        if not port:
-            raise OSError(f"cannot listen at {address}")
+        await self._infrastructure.begin()
+        port = await self._server.start(address)
         self._cluster.address = f"{address.rpartition(':')[0]}:{port}"
-        await server.start()
-        self._server = server
         await self._infrastructure.serve()
         return port
 
@@ -142,12 +117,10 @@ class Gateway:
 
     async def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
         """Refuse new calls, give those in flight `grace_s` seconds, and stop."""
-        if self._server is not None:
-            server, self._server = self._server, None
-            await self._under_way.end(grace_s)
-            await server.stop(None)
+        await self._under_way.end(grace_s)
+        await self._server.stop()
 
-    def _serve(self, method: Method) -> Serve:
+    def _serve(self, method: Method) -> Unary:
         """The coroutine function that answers a method's calls, from bytes to bytes."""
         if method.handler is None:
             return self._serve_unimplemented(method)
@@ -159,7 +132,7 @@ class Gateway:
         under_way = self._under_way
         operations: dict[str, Operation] = {}
 
-        async def serve(data: bytes, context: GrpcContext) -> bytes:
+        async def serve(data: bytes, context: Call) -> bytes:
             try:
                 request = parse(data)
             except DecodeError:
@@ -170,10 +143,9 @@ class Gateway:
             try:
                 if request is None:
                     raise errors.invalid("The request is not a valid message.")
-                client_versions.check(context.invocation_metadata())
+                client_versions.check(context.headers)
                 gate = short if waits_if_asked and not request.wait_new_event else long
-                if not under_way.enter():
-                    await under_way.hold()
+                under_way.enter()
                 try:
                     gate.enter(namespace)
                     try:
@@ -193,7 +165,7 @@ class Gateway:
                 )
             finally:
                 operation.end(started)
-            return await _fail(operation, context, failure)
+            raise _failed(operation, failure)
 
         return serve
 
@@ -204,25 +176,25 @@ class Gateway:
         operation = known[namespace] = self._metrics.operation(name, namespace)
         return operation
 
-    def _serve_unimplemented(self, method: Method) -> Serve:
+    def _serve_unimplemented(self, method: Method) -> Unary:
         failure = errors.unimplemented(f"This server does not support {method.name}.")
 
-        async def serve(data: bytes, context: GrpcContext) -> bytes:
+        async def serve(data: bytes, context: Call) -> bytes:
             operation = self._metrics.operation(method.name, "")
             operation.end(operation.begin())
-            return await _fail(operation, context, failure)
+            raise _failed(operation, failure)
 
         return serve
 
 
-async def _fail(operation: Operation, context: GrpcContext, failure: ApiError) -> bytes:
-    """End a call with an error."""
+def _failed(operation: Operation, failure: ApiError) -> ApiError:
+    """The error that a call ends with, counted."""
     operation.fail(failure.name, expected=failure.code not in errors.UNEXPECTED)
     if failure.code == errors.RESOURCE_EXHAUSTED:
         operation.exhausted(*_cause(failure))
-    has_details = failure.status and GrpcStatus.FromString(failure.status).details
-    details = ((_DETAILS_KEY, failure.status),) if has_details else ()
-    await context.abort(errors.CODES[failure.code], failure.message, details)
+    if failure.status and not GrpcStatus.FromString(failure.status).details:
+        return ApiError(failure.code, failure.message)
+    return failure
 
 
 def _cause(failure: ApiError) -> tuple[str, str]:
@@ -236,15 +208,3 @@ def _cause(failure: ApiError) -> tuple[str, str]:
 
 def _camel(name: str, prefix: str) -> str:
     return "".join(part.capitalize() for part in name.removeprefix(prefix).split("_"))
-
-
-class _Paths(grpc.GenericRpcHandler):  # type: ignore[type-arg]
-    """Finds a method's handler by its path."""
-
-    def __init__(self, methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
-        self._methods = methods
-
-    def service(
-        self, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        return self._methods.get(handler_call_details.method)

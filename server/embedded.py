@@ -12,6 +12,7 @@ from gateway.server import Gateway
 from gateway.service_metrics import ServiceMetrics
 from server.closes import count_close
 from server.errors import StartupError
+from server.logs import log_form
 from server.ports import address
 from server.preparation import prepare
 from server.settings import DevSettings
@@ -80,7 +81,7 @@ async def start_embedded(
             raise StartupError(_damaged(path, error)) from error
         queues = engine.partitions[TASKS].tables[QUEUES.name]
         metrics.add_backlogs(partial(backlogs, queues))
-        gateway = Gateway(engine, engine.visibility_store, limits, metrics, GATEWAY)
+        gateway = Gateway(engine, engine.visibility_store, limits, metrics, GATEWAY, log_form=log_form())
         try:
             port = await gateway.start(address(settings.ip, settings.port))
         except OSError as error:

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from typing import Final, TextIO
+from typing import Final, Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -15,13 +15,19 @@ LEVELS: Final = {
     "never": logging.CRITICAL,
 }
 
+Form = Literal["text", "json"]
+"""Lines for people, or one object a line."""
 
-def configure_logs(level: str, form: str, stream: TextIO | None = None) -> None:
+_configured: list[Form] = ["text"]
+
+
+def configure_logs(level: str, form: Form, stream: TextIO | None = None) -> None:
     """Sends all logs of the process to ``stream`` (standard error unless given).
 
-    ``level`` is a key of :data:`LEVELS`; ``form`` is ``text``, for people, or ``json``, one object a line.
+    ``level`` is a key of :data:`LEVELS`.
     Calling it again replaces what was set before.
     """
+    _configured[:] = [form]
     stream = stream or sys.stderr
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -46,6 +52,11 @@ def configure_logs(level: str, form: str, stream: TextIO | None = None) -> None:
         handler = logging.NullHandler()
     logging.basicConfig(handlers=[handler], level=LEVELS[level], force=True)
     logging.captureWarnings(True)
+
+
+def log_form() -> Form:
+    """The form in which logs are written, for libraries that write theirs themselves."""
+    return _configured[0]
 
 
 def _drop(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

@@ -11,6 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from temporalio.api.workflowservice.v1 import service_pb2
 
+from gateway.grpc_calls import Calls
+from gateway.grpc_server import GrpcServer
 from gateway.infrastructure import Infrastructure
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["WorkflowService"].full_name
@@ -25,13 +27,12 @@ def infrastructure() -> Infrastructure:
 
 @pytest.fixture
 async def channel(infrastructure: Infrastructure) -> AsyncIterator[grpc.aio.Channel]:
-    server = grpc.aio.server()
-    await infrastructure.add_to(server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+    await infrastructure.begin()
+    server = GrpcServer(Calls(infrastructure.unary, infrastructure.streams))
+    port = await server.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
-    await server.stop(None)
+    await server.stop()
 
 
 async def status(channel: grpc.aio.Channel, service: str) -> int:

@@ -73,7 +73,8 @@ class Caller:
     def time_remaining(self) -> float | None:
         return self._timeout_s
 
-    def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]:
         return ()
 
 

@@ -1,0 +1,306 @@
+"""Calls of gRPC, as an ASGI server hands them over: from a request's bytes to the status that ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any, Final
+
+import structlog
+
+from gateway import errors, grpc_wire
+from gateway.errors import ApiError
+from gateway.grpc_wire import PREFIX_BYTES
+from streams.limits import GRPC_MESSAGE_MAX_BYTES
+
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+Headers = Sequence[tuple[bytes, bytes]]
+
+Write = Callable[[bytes], Awaitable[None]]
+Unary = Callable[[bytes, "Call"], Awaitable[bytes]]
+"""Answers a request with a response, both encoded. Raises ApiError."""
+Stream = Callable[["Messages", Write], Awaitable[None]]
+"""Answers what it reads with what it writes. Raises ApiError."""
+
+_HEADERS: Final = [
+    (b"content-type", grpc_wire.CONTENT_TYPE),
+    (b"grpc-accept-encoding", grpc_wire.ACCEPTED_ENCODINGS),
+]
+_START: Final[Event] = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": _HEADERS,
+    "trailers": True,
+}
+_OK: Final[Event] = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
+_STREAM_AHEAD: Final = 8
+"""Parts of a stream's messages that are received before they are read."""
+_PATH_SHOWN: Final = 300
+
+_log = structlog.get_logger(__name__)
+
+
+class ClientLeftError(Exception):
+    """The client has ended the call, or its connection."""
+
+
+class Call:
+    """What a call says of itself in its headers. Raises ApiError for a deadline or encoding that is not valid."""
+
+    __slots__ = ("_deadline_s", "encoding", "headers", "timeout_s")
+
+    def __init__(self, headers: Headers) -> None:
+        self.headers = headers
+        self.encoding = b"identity"
+        self.timeout_s: float | None = None
+        self._deadline_s = 0.0
+        for name, value in headers:
+            if name == b"grpc-timeout":
+                self.timeout_s = grpc_wire.timeout_s(value)
+                self._deadline_s = asyncio.get_running_loop().time() + self.timeout_s
+            elif name == b"grpc-encoding":
+                grpc_wire.check_encoding(value)
+                self.encoding = value
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the client's deadline, None without one."""
+        if self.timeout_s is None:
+            return None
+        return max(0.0, self._deadline_s - asyncio.get_running_loop().time())
+
+
+class Messages:
+    """The messages of a call, in order, at most GRPC_MESSAGE_MAX_BYTES each."""
+
+    __slots__ = ("_data", "_encoding", "_ended", "_receive")
+
+    def __init__(self, receive: Receive, encoding: bytes) -> None:
+        self._receive = receive
+        self._encoding = encoding
+        self._data: bytes | bytearray = b""
+        self._ended = False
+
+    async def read(self) -> bytes | None:
+        """The next message, None after the last. Raises ApiError, and ClientLeftError."""
+        while len(self._data) < PREFIX_BYTES:
+            if not await self._more():
+                if self._data:
+                    raise ApiError(errors.INTERNAL, "The last message is incomplete.")
+                return None
+        end = PREFIX_BYTES + grpc_wire.length_of(self._data, GRPC_MESSAGE_MAX_BYTES)
+        while len(self._data) < end:
+            if not await self._more():
+                raise ApiError(errors.INTERNAL, "The last message is incomplete.")
+        data, self._data = self._data, self._data[end:]
+        payload = bytes(data[PREFIX_BYTES:end])
+        return grpc_wire.unpack(data[0], payload, self._encoding, GRPC_MESSAGE_MAX_BYTES)
+
+    async def only(self) -> bytes:
+        """The one message of a call that has no more. Raises as :meth:`read`."""
+        message = await self.read()
+        if message is None or await self.read() is not None:
+            raise ApiError(
+                errors.UNIMPLEMENTED, "cardinality violation: this method takes exactly one request"
+            )
+        return message
+
+    async def _more(self) -> bool:
+        """Whether there was more to receive."""
+        if self._ended:
+            return False
+        event = await self._receive()
+        if event["type"] != "http.request":
+            raise ClientLeftError
+        self._ended = not event.get("more_body", False)
+        body = event.get("body", b"")
+        if not self._data:
+            self._data = body
+        elif body:
+            self._data = bytearray(self._data)
+            self._data += body
+        return True
+
+
+class _Watch:
+    """Ends a call's task before it is done: when the client goes away, or its deadline has passed."""
+
+    __slots__ = ("_gone", "_task", "_timer", "ended", "failure")
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._gone: asyncio.Future[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.ended = False
+        self.failure: ApiError | None = None
+
+    def deadline(self, timeout_s: float) -> None:
+        """End the task after so many seconds."""
+        error = ApiError(errors.DEADLINE_EXCEEDED, "The call's deadline has passed.")
+        self._timer = asyncio.get_running_loop().call_later(timeout_s, self.end, error)
+
+    def client(self, gone: asyncio.Future[Any]) -> None:
+        """End the task when this is done, which says that the client has left."""
+        self._gone = gone
+        gone.add_done_callback(self._leave)
+
+    def end(self, failure: ApiError | None) -> None:
+        """End the task; the client is told of the failure, if there is one to tell."""
+        if not self.ended:
+            self.ended, self.failure = True, failure
+            self._task.cancel()
+
+    def close(self) -> None:
+        """Leave the task alone."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._gone is not None:
+            self._gone.remove_done_callback(self._leave)
+            self._gone.cancel()
+        if self.ended:
+            self._task.uncancel()
+        self.ended = True
+
+    def _leave(self, gone: asyncio.Future[Any]) -> None:
+        self.end(None)
+
+
+class Calls:
+    """An ASGI application that answers calls, by the paths of their methods.
+
+    `unary` methods take one message and answer with one; `streams` read and write as they like.
+    """
+
+    def __init__(self, unary: Mapping[str, Unary], streams: Mapping[str, Stream]) -> None:
+        self._unary = unary
+        self._streams = streams
+        self._streaming: set[_Watch] = set()
+
+    def end_streams(self) -> None:
+        """End all streams that are open, with UNAVAILABLE."""
+        for watch in self._streaming:
+            watch.end(errors.shutting_down())
+
+    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await send({"type": "websocket.close"})
+            return
+        with contextlib.suppress(OSError):  # from `send`, once the client has gone
+            if scope["method"] == "POST" and _is_grpc(scope):
+                await self._serve(scope, receive, send)
+            else:
+                await send({"type": "http.response.start", "status": 415, "headers": []})
+                await send({"type": "http.response.body", "body": b"This port speaks gRPC.\n"})
+
+    async def _serve(self, scope: Event, receive: Receive, send: Send) -> None:
+        """Answer a call, unless its client leaves."""
+        response = _Response(send)
+        watch = _Watch()
+        answer: bytes | None = None
+        failure: ApiError | None = None
+        try:
+            call = Call(scope["headers"])
+            if call.timeout_s is not None:
+                watch.deadline(call.timeout_s)
+            unary = self._unary.get(scope["path"])
+            if unary is not None:
+                request = await Messages(receive, call.encoding).only()
+                watch.client(asyncio.ensure_future(receive()))
+                answer = await unary(request, call)
+            else:
+                await self._stream(scope["path"], call, watch, receive, response)
+        except ApiError as error:
+            failure = error
+        except ClientLeftError:
+            return
+        except asyncio.CancelledError:
+            if not watch.ended:
+                raise
+            failure = watch.failure
+            if failure is None:
+                return
+        except Exception:
+            _log.exception("a call failed", method=scope["path"][:_PATH_SHOWN])
+            failure = ApiError(errors.INTERNAL, "The server failed on this request; its log has the reason.")
+        finally:
+            watch.close()
+        if answer is not None:
+            await response.answer(answer)
+        else:
+            await response.end(failure)
+
+    async def _stream(
+        self, path: str, call: Call, watch: _Watch, receive: Receive, response: _Response
+    ) -> None:
+        stream = self._streams.get(path)
+        if stream is None:
+            raise self._unknown(path)
+        ahead: asyncio.Queue[Event] = asyncio.Queue(_STREAM_AHEAD)
+
+        async def receive_all() -> None:
+            event = await receive()
+            while event["type"] == "http.request":
+                await ahead.put(event)
+                event = await receive()
+
+        watch.client(asyncio.create_task(receive_all()))
+        self._streaming.add(watch)
+        try:
+            await stream(Messages(ahead.get, call.encoding), response.write)
+        finally:
+            self._streaming.discard(watch)
+
+    def _unknown(self, path: str) -> ApiError:
+        service, _, method = path[1:_PATH_SHOWN].rpartition("/")
+        known = any(other.startswith(f"/{service}/") for other in (*self._unary, *self._streams))
+        if known:
+            return errors.unimplemented(f"unknown method {method} for service {service}")
+        return errors.unimplemented(f"unknown service {service}")
+
+
+class _Response:
+    """What is sent to the client of a call."""
+
+    __slots__ = ("_send", "_started")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._started = False
+
+    async def answer(self, message: bytes) -> None:
+        """Send the only message, and the end."""
+        await self._send(_START)
+        await self._send({"type": "http.response.body", "body": grpc_wire.frame(message), "more_body": False})
+        await self._send(_OK)
+
+    async def write(self, message: bytes) -> None:
+        """Send one of the messages."""
+        await self._start()
+        await self._send({"type": "http.response.body", "body": grpc_wire.frame(message), "more_body": True})
+
+    async def end(self, failure: ApiError | None) -> None:
+        """Send the status, of a failure if there is one."""
+        await self._start()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        if failure is None:
+            await self._send(_OK)
+        else:
+            trailers = grpc_wire.trailers(failure.code, failure.message, failure.status)
+            await self._send({"type": "http.response.trailers", "headers": trailers})
+
+    async def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            await self._send(_START)
+
+
+def _is_grpc(scope: Event) -> bool:
+    """Whether a request is of gRPC, and its client takes trailers, which end every call."""
+    return "http.response.trailers" in scope["extensions"] and any(
+        name == b"content-type" and value.lower().startswith(grpc_wire.CONTENT_TYPE)
+        for name, value in scope["headers"]
+    )
