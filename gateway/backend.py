@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -31,8 +31,8 @@ class Context(Protocol):
     """The part of a call that handlers use beside its request."""
 
     @property
-    def headers(self) -> Sequence[tuple[bytes, bytes]]:
-        """The client's headers, their names in lower case."""
+    def headers(self) -> Mapping[bytes, bytes]:
+        """The client's headers, by their names in lower case."""
 
     def time_remaining(self) -> float | None:
         """Seconds until the client's deadline, None without one."""
@@ -121,17 +121,16 @@ class Backend:
         if if_drained is not None:
             self._ends_early[future] = if_drained
         self.engine.append(topic, key, body, correlation)
+        timer = self.replies.time_out(future, timeout_s) if timeout_s is not None else None
         try:
-            if timeout_s is None:
-                reply = await future
-            else:
-                async with asyncio.timeout(timeout_s):
-                    reply = await future
+            reply = await future
         except asyncio.CancelledError:
             if if_left is not None:
                 if_left(correlation)
             raise
         finally:
+            if timer is not None:
+                timer.cancel()
             self.replies.forget(correlation.id)
             if if_drained is not None:
                 del self._ends_early[future]

@@ -6,7 +6,7 @@ Source: common/headers/version_checker.go. Clients that it does not list, and re
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Final
 
 from temporalio.api.errordetails.v1 import (
@@ -40,16 +40,11 @@ _MAX_CHECKED: Final = 1000
 _checked: set[tuple[str, str, str]] = set()
 
 
-def check(headers: Iterable[tuple[bytes, bytes]]) -> None:
+def check(headers: Mapping[bytes, bytes]) -> None:
     """Raises ApiError for a client that does not go with this server."""
-    name = client_version = servers = ""
-    for key, value in headers:
-        if key == b"client-name":
-            name = value.decode("latin-1")
-        elif key == b"client-version":
-            client_version = value.decode("latin-1")
-        elif key == b"supported-server-versions":
-            servers = value.decode("latin-1")
+    name = headers.get(b"client-name", b"").decode("latin-1")
+    client_version = headers.get(b"client-version", b"").decode("latin-1")
+    servers = headers.get(b"supported-server-versions", b"").decode("latin-1")
     if not (name and client_version) or (name, client_version, servers) in _checked:
         return
     _check_client(name, client_version)

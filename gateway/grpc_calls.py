@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 import structlog
@@ -17,7 +18,6 @@ from streams.limits import GRPC_MESSAGE_MAX_BYTES
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
-Headers = Sequence[tuple[bytes, bytes]]
 
 Write = Callable[[bytes], Awaitable[None]]
 Unary = Callable[[bytes, "Call"], Awaitable[bytes]]
@@ -39,6 +39,7 @@ _OK: Final[Event] = {"type": "http.response.trailers", "headers": [(b"grpc-statu
 _STREAM_AHEAD: Final = 8
 """Parts of a stream's messages that are received before they are read."""
 _PATH_SHOWN: Final = 300
+_LATE: Final = ApiError(errors.DEADLINE_EXCEEDED, "The call's deadline has passed.")
 
 _log = structlog.get_logger(__name__)
 
@@ -48,28 +49,28 @@ class ClientLeftError(Exception):
 
 
 class Call:
-    """What a call says of itself in its headers. Raises ApiError for a deadline or encoding that is not valid."""
+    """What a call says of itself in its headers. Raises ApiError for a deadline or encoding that is not valid.
+
+    `headers` has them by name; of those that come more than once, the last.
+    """
 
     __slots__ = ("_deadline_s", "encoding", "headers", "timeout_s")
 
-    def __init__(self, headers: Headers) -> None:
+    def __init__(self, headers: Mapping[bytes, bytes]) -> None:
         self.headers = headers
-        self.encoding = b"identity"
+        self.encoding = headers.get(b"grpc-encoding", b"identity")
         self.timeout_s: float | None = None
-        self._deadline_s = 0.0
-        for name, value in headers:
-            if name == b"grpc-timeout":
-                self.timeout_s = grpc_wire.timeout_s(value)
-                self._deadline_s = asyncio.get_running_loop().time() + self.timeout_s
-            elif name == b"grpc-encoding":
-                grpc_wire.check_encoding(value)
-                self.encoding = value
+        if self.encoding != b"identity":
+            grpc_wire.check_encoding(self.encoding)
+        if timeout := headers.get(b"grpc-timeout"):
+            self.timeout_s = grpc_wire.timeout_s(timeout)
+            self._deadline_s = time.monotonic() + self.timeout_s
 
     def time_remaining(self) -> float | None:
         """Seconds until the client's deadline, None without one."""
         if self.timeout_s is None:
             return None
-        return max(0.0, self._deadline_s - asyncio.get_running_loop().time())
+        return max(0.0, self._deadline_s - time.monotonic())
 
 
 class Messages:
@@ -127,11 +128,12 @@ class Messages:
 class _Watch:
     """Ends a call's task before it is done: when the client goes away, or its deadline has passed."""
 
-    __slots__ = ("_gone", "_task", "_timer", "ended", "failure")
+    __slots__ = ("_gone", "_loop", "_task", "_timer", "ended", "failure")
 
-    def __init__(self) -> None:
-        task = asyncio.current_task()
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        task = asyncio.current_task(loop)
         assert task is not None
+        self._loop = loop
         self._task = task
         self._gone: asyncio.Future[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -140,8 +142,7 @@ class _Watch:
 
     def deadline(self, timeout_s: float) -> None:
         """End the task after so many seconds."""
-        error = ApiError(errors.DEADLINE_EXCEEDED, "The call's deadline has passed.")
-        self._timer = asyncio.get_running_loop().call_later(timeout_s, self.end, error)
+        self._timer = self._loop.call_later(timeout_s, self.end, _LATE)
 
     def client(self, gone: asyncio.Future[Any]) -> None:
         """End the task when this is done, which says that the client has left."""
@@ -172,13 +173,15 @@ class _Watch:
 class Calls:
     """An ASGI application that answers calls, by the paths of their methods.
 
-    `unary` methods take one message and answer with one; `streams` read and write as they like.
+    `unary` methods take one message and answer with one; `streams` read and write as they like. To be made on the
+    loop that serves it.
     """
 
     def __init__(self, unary: Mapping[str, Unary], streams: Mapping[str, Stream]) -> None:
         self._unary = unary
         self._streams = streams
         self._streaming: set[_Watch] = set()
+        self._loop = asyncio.get_running_loop()  # which Python 3.11 takes a system call to find
 
     def end_streams(self) -> None:
         """End all streams that are open, with UNAVAILABLE."""
@@ -190,29 +193,30 @@ class Calls:
             await send({"type": "websocket.close"})
             return
         with contextlib.suppress(OSError):  # from `send`, once the client has gone
-            if scope["method"] == "POST" and _is_grpc(scope):
-                await self._serve(scope, receive, send)
+            headers = dict(scope["headers"])
+            if _is_grpc(scope, headers):
+                await self._serve(scope["path"], headers, receive, send)
             else:
                 await send({"type": "http.response.start", "status": 415, "headers": []})
                 await send({"type": "http.response.body", "body": b"This port speaks gRPC.\n"})
 
-    async def _serve(self, scope: Event, receive: Receive, send: Send) -> None:
+    async def _serve(self, path: str, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
         """Answer a call, unless its client leaves."""
         response = _Response(send)
-        watch = _Watch()
+        watch = _Watch(self._loop)
         answer: bytes | None = None
         failure: ApiError | None = None
         try:
-            call = Call(scope["headers"])
+            call = Call(headers)
             if call.timeout_s is not None:
                 watch.deadline(call.timeout_s)
-            unary = self._unary.get(scope["path"])
+            unary = self._unary.get(path)
             if unary is not None:
                 request = await Messages(receive, call.encoding).only()
                 watch.client(asyncio.ensure_future(receive()))
                 answer = await unary(request, call)
             else:
-                await self._stream(scope["path"], call, watch, receive, response)
+                await self._stream(path, call, watch, receive, response)
         except ApiError as error:
             failure = error
         except ClientLeftError:
@@ -224,7 +228,7 @@ class Calls:
             if failure is None:
                 return
         except Exception:
-            _log.exception("a call failed", method=scope["path"][:_PATH_SHOWN])
+            _log.exception("a call failed", method=path[:_PATH_SHOWN])
             failure = ApiError(errors.INTERNAL, "The server failed on this request; its log has the reason.")
         finally:
             watch.close()
@@ -298,9 +302,10 @@ class _Response:
             await self._send(_START)
 
 
-def _is_grpc(scope: Event) -> bool:
+def _is_grpc(scope: Event, headers: Mapping[bytes, bytes]) -> bool:
     """Whether a request is of gRPC, and its client takes trailers, which end every call."""
-    return "http.response.trailers" in scope["extensions"] and any(
-        name == b"content-type" and value.lower().startswith(grpc_wire.CONTENT_TYPE)
-        for name, value in scope["headers"]
+    return (
+        scope["method"] == "POST"
+        and headers.get(b"content-type", b"").lower().startswith(grpc_wire.CONTENT_TYPE)
+        and "http.response.trailers" in scope["extensions"]
     )

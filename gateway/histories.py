@@ -311,9 +311,8 @@ def _as_followed(event: bytes, context: Context) -> bytes:
     Behaviour: FixFollowEvents of the real server, for clients that do not know of runs that follow a failure,
     a timeout or a completion.
     """
-    for name, value in context.headers:
-        if name == b"supported-features" and _FOLLOWS_NEXT_RUN in value.split(b","):
-            return event
+    if _FOLLOWS_NEXT_RUN in context.headers.get(b"supported-features", b"").split(b","):
+        return event
     decoded = HistoryEvent.FromString(event)
     followed = WorkflowExecutionContinuedAsNewEventAttributes()
     match decoded.event_type:

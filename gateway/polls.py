@@ -64,6 +64,7 @@ class Polls:
         self._offers: dict[int, Offer] = {}
         self._at_queue: Counter[tuple[str, str]] = Counter()
         self._draining = False
+        self._loop = asyncio.get_running_loop()
         backend.replies.not_awaited = self._came
 
     async def workflow_task(
@@ -76,9 +77,9 @@ class Polls:
         check_identity(request.identity, limits)
         self._check_versioning(request)
         check_task_queue(request.task_queue, request.HasField("task_queue"), limits)
-        ends_s = self._loop().time() + timeout_s
+        ends_s = self._loop.time() + timeout_s
         while True:
-            delivered = await self._poll(request, WORKFLOW_TASK, ends_s - self._loop().time(), data)
+            delivered = await self._poll(request, WORKFLOW_TASK, ends_s - self._loop.time(), data)
             try:
                 response = await self._histories.attach(delivered.reply)
                 return response + self._hint(request, delivered) if response else response
@@ -86,7 +87,7 @@ class Polls:
                 if error.code == errors.DATA_LOSS:
                     raise  # Damage stays: the task times out, and is tried ever later.
                 self._give_back(delivered)
-                if not delivered.kept or self._loop().time() >= ends_s:
+                if not delivered.kept or self._loop.time() >= ends_s:
                     raise
                 # The run of a task that was kept may be deleted by now: the worker waits for another.
             except BaseException:  # cancelled, or the events cannot be read
@@ -191,17 +192,17 @@ class Polls:
             worker = self._workers[name] = WorkerPolls(name[0], task_kind, request.identity)
             if request.task_queue.kind == _STICKY:
                 self._at_sticky[worker.key] = worker
-            self._loop().call_later(IDLE_S, self._forget_idle, name)
+            self._loop.call_later(IDLE_S, self._forget_idle, name)
         return worker
 
     def _forget_idle(self, name: tuple[str, bytes]) -> None:
         worker = self._workers[name]
-        if worker.is_idle and worker.seen_s + IDLE_S <= self._loop().time():
+        if worker.is_idle and worker.seen_s + IDLE_S <= self._loop.time():
             del self._workers[name]
             if self._at_sticky.get(worker.key) is worker:
                 del self._at_sticky[worker.key]
         else:
-            self._loop().call_later(IDLE_S, self._forget_idle, name)
+            self._loop.call_later(IDLE_S, self._forget_idle, name)
 
     def _call(self, worker: WorkerPolls, request: PollRequest, timeout_s: float, data: bytes) -> PollCall:
         """A call that waits, for which matching has a poll."""
@@ -252,10 +253,6 @@ class Polls:
             self._at_queue[name] -= 1
             if not self._at_queue[name]:
                 del self._at_queue[name]
-
-    @staticmethod
-    def _loop() -> asyncio.AbstractEventLoop:
-        return asyncio.get_running_loop()
 
     def _timeout_s(self, context: Context) -> float:
         """How long the poll may wait. Raises ApiError for a client without a sensible deadline."""
@@ -324,16 +321,16 @@ class Polls:
         else:
             delivered = msgspec.structs.replace(delivered, kept=True)
             worker.kept.append(delivered)
-            self._keep(worker, delivered, latest_s=self._loop().time() + KEPT_S + LATE_S)
+            self._keep(worker, delivered, latest_s=self._loop.time() + KEPT_S + LATE_S)
 
     def _keep(self, worker: WorkerPolls, delivered: Delivered, latest_s: float) -> None:
-        self._loop().call_later(KEPT_S, self._kept_long, worker, delivered, latest_s)
+        self._loop.call_later(KEPT_S, self._kept_long, worker, delivered, latest_s)
 
     def _kept_long(self, worker: WorkerPolls, delivered: Delivered, latest_s: float) -> None:
         """Give a task back that the worker did not come for, unless it did, or had no chance to."""
         if delivered not in worker.kept:
             return
-        if self._loop().time() > latest_s:
+        if self._loop.time() > latest_s:
             self._keep(worker, delivered, latest_s=math.inf)
             return
         worker.kept.remove(delivered)
@@ -344,7 +341,7 @@ class Polls:
         """Have polls taken out of matching that no call needs for a while, so that they are in nobody's way there."""
         if not worker.looks_for_surplus and len(worker.asked) > len(worker.calls):
             worker.looks_for_surplus = True
-            self._loop().call_later(KEPT_S, self._end_surplus, worker)
+            self._loop.call_later(KEPT_S, self._end_surplus, worker)
 
     def _end_surplus(self, worker: WorkerPolls) -> None:
         worker.looks_for_surplus = False

@@ -34,6 +34,10 @@ class Replies:
         self._awaited[id] = future = self._loop.create_future()
         return Correlation(self._gateway, self._epoch, id), future
 
+    def time_out(self, future: asyncio.Future[Reply], timeout_s: float) -> asyncio.TimerHandle:
+        """Fail a call that has no reply by then with TimeoutError."""
+        return self._loop.call_later(timeout_s, _time_out, future)
+
     def number(self, count: int = 1) -> Correlation:
         """The correlation of a call whose reply `not_awaited` takes, and `count` - 1 more under the next numbers."""
         first = self._last + 1
@@ -55,3 +59,8 @@ class Replies:
 
     def __len__(self) -> int:
         return len(self._awaited)
+
+
+def _time_out(future: asyncio.Future[Reply]) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())

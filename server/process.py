@@ -54,9 +54,9 @@ def limits_of(dynamic_config: Mapping[str, str]) -> Limits:
 def yielding_threads() -> Iterator[None]:
     """Threads that start in the block, and those that these start, do not interrupt the others when they wake.
 
-    Under Linux they get SCHED_BATCH (sched(7)): the HTTP/2 server's and the log's threads wake for each call, and where cores are
-    few each would take the loop's from it in the middle of a step (decision 0011). Elsewhere, where a policy was set
-    already, and where none may be set, nothing changes.
+    Under Linux they get SCHED_BATCH (sched(7)): the HTTP/2 server's and the log's threads wake for each call, and
+    where cores are few each would take the loop's from it in the middle of a step (decision 0011). Elsewhere, where a
+    policy was set already, and where none may be set, nothing changes.
     """
     changed = False
     if hasattr(os, "SCHED_BATCH"):

@@ -6,15 +6,15 @@ from gateway import client_versions
 from gateway.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, ApiError
 
 
-def headers(name: str, version: str, servers: str = "") -> list[tuple[bytes, bytes]]:
+def headers(name: str, version: str, servers: str = "") -> dict[bytes, bytes]:
     pairs = [("client-name", name), ("client-version", version), ("supported-server-versions", servers)]
-    return [(key.encode(), value.encode()) for key, value in pairs if value]
+    return {key.encode(): value.encode() for key, value in pairs if value}
 
 
 @pytest.mark.parametrize(
     "metadata",
     [
-        [],
+        {},
         headers("temporal-go", "1.99.0"),
         headers("temporal-go", "1.0.0-rc.1+build"),
         headers("temporal-go", ""),
@@ -24,7 +24,7 @@ def headers(name: str, version: str, servers: str = "") -> list[tuple[bytes, byt
         headers("anyone", "1", "1.29.1"),
     ],
 )
-def test_served(metadata: list[tuple[bytes, bytes]]) -> None:
+def test_served(metadata: dict[bytes, bytes]) -> None:
     client_versions.check(metadata)
 
 
@@ -53,7 +53,7 @@ def test_served(metadata: list[tuple[bytes, bytes]]) -> None:
         ),
     ],
 )
-def test_refused(metadata: list[tuple[bytes, bytes]], code: int, message: str) -> None:
+def test_refused(metadata: dict[bytes, bytes], code: int, message: str) -> None:
     with pytest.raises(ApiError) as error:
         client_versions.check(metadata)
     assert (error.value.code, error.value.message) == (code, message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import msgspec
 import pytest
@@ -74,8 +74,8 @@ class Caller:
         return self._timeout_s
 
     @property
-    def headers(self) -> Sequence[tuple[bytes, bytes]]:
-        return ()
+    def headers(self) -> Mapping[bytes, bytes]:
+        return {}
 
 
 class Polling:
