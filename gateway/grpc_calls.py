@@ -260,6 +260,8 @@ class Calls:
 
     def _unknown(self, path: str) -> ApiError:
         service, _, method = path[1:_PATH_SHOWN].rpartition("/")
+        if not service:
+            return errors.unimplemented(f'malformed method name: "{path[:_PATH_SHOWN]}"')
         known = any(other.startswith(f"/{service}/") for other in (*self._unary, *self._streams))
         if known:
             return errors.unimplemented(f"unknown method {method} for service {service}")

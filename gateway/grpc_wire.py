@@ -52,7 +52,7 @@ def length_of(data: bytes | bytearray, limit_bytes: int) -> int:
     """The length of the message that `data` begins with. Raises ApiError above the limit."""
     length = int.from_bytes(data[1:PREFIX_BYTES], "big")
     if length > limit_bytes:
-        raise _too_large("message", length, limit_bytes)
+        raise _too_large(f"message larger than max ({length} vs. {limit_bytes})")
     return length
 
 
@@ -71,7 +71,7 @@ def unpack(compressed: int, payload: bytes, encoding: bytes, limit_bytes: int) -
     except zlib.error:
         message = b""
     if len(message) > limit_bytes:
-        raise _too_large("message after decompression", len(message), limit_bytes)
+        raise _too_large(f"message after decompression larger than max {limit_bytes}")
     if not unzip.eof:
         raise ApiError(errors.INTERNAL, "A message could not be decompressed.")
     return message
@@ -101,8 +101,6 @@ def _escaped(message: str) -> bytes:
     return _OUTER_SPACES.sub(lambda spaces: "%20" * len(spaces[0]), quoted).encode()
 
 
-def _too_large(what: str, length: int, limit_bytes: int) -> ApiError:
-    # In grpc-go's words: SDKs know an answer that must be made smaller by how this begins.
-    return ApiError(
-        errors.RESOURCE_EXHAUSTED, f"grpc: received {what} larger than max ({length} vs. {limit_bytes})"
-    )
+def _too_large(what: str) -> ApiError:
+    # SDKs know by these words that an answer has to be made smaller.
+    return ApiError(errors.RESOURCE_EXHAUSTED, f"grpc: received {what}")

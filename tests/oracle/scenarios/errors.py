@@ -376,6 +376,28 @@ async def health(w: World) -> None:
 
 
 @scenario()
+async def transport(w: World) -> None:
+    """What gRPC itself refuses."""
+    service = "/temporal.api.workflowservice.v1.WorkflowService"
+    large = b"\x0a\x80\x80\x80\x02" + bytes(4 * 1024 * 1024)
+    largest = large[: 4 * 1024 * 1024]
+    calls = {
+        "too large": (f"{service}/GetSystemInfo", large, None),
+        "too large once decompressed": (f"{service}/GetSystemInfo", large, grpc.Compression.Gzip),
+        "largest": (f"{service}/NoSuchMethod", largest, None),
+        "unknown method": (f"{service}/NoSuchMethod", b"", None),
+        "unknown service": ("/temporal.api.NoService/Method", b"", None),
+        "unknown path": ("/", b"", None),
+    }
+    for name, (path, request, compression) in calls.items():
+        try:
+            await w.channel.unary_unary(path)(request, timeout=10, compression=compression)
+            w.record(name, "answered")
+        except grpc.aio.AioRpcError as error:
+            w.record(name, describe_error(error))
+
+
+@scenario()
 async def describe_task_queue(w: World) -> None:
     await w.start()
     await w.step(complete())

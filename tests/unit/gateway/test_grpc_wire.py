@@ -65,7 +65,7 @@ def test_messages_are_decompressed(encoding: bytes, packed: bytes) -> None:
 def test_message_that_is_too_large_once_decompressed_is_refused() -> None:
     with pytest.raises(ApiError) as error:
         grpc_wire.unpack(1, gzip.compress(bytes(10_000_000)), b"gzip", LIMIT)
-    message = "grpc: received message after decompression larger than max (1001 vs. 1000)"
+    message = "grpc: received message after decompression larger than max 1000"
     assert refused(error) == (errors.RESOURCE_EXHAUSTED, message)
 
 
