@@ -120,7 +120,8 @@ class Messages:
         if not self._data:
             self._data = body
         elif body:
-            self._data = bytearray(self._data)
+            if isinstance(self._data, bytes):
+                self._data = bytearray(self._data)
             self._data += body
         return True
 
@@ -308,6 +309,6 @@ def _is_grpc(scope: Event, headers: Mapping[bytes, bytes]) -> bool:
     """Whether a request is of gRPC, and its client takes trailers, which end every call."""
     return (
         scope["method"] == "POST"
-        and headers.get(b"content-type", b"").lower().startswith(grpc_wire.CONTENT_TYPE)
+        and grpc_wire.is_content_type(headers.get(b"content-type", b""))
         and "http.response.trailers" in scope["extensions"]
     )

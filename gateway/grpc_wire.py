@@ -35,6 +35,12 @@ _OUTER_SPACES: Final = re.compile(r"^ +| +$")
 _UNESCAPED: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 
+def is_content_type(value: bytes) -> bool:
+    """Whether a request is of gRPC by its content type: not of gRPC-Web, which frames its trailers."""
+    rest = value[len(CONTENT_TYPE) :]
+    return value[: len(CONTENT_TYPE)].lower() == CONTENT_TYPE and (not rest or rest[:1] in (b"+", b";"))
+
+
 def frame(message: bytes) -> bytes:
     """A message as it is sent, never compressed."""
     return b"\0" + len(message).to_bytes(4, "big") + message

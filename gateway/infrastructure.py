@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer
 
@@ -56,12 +57,12 @@ class Infrastructure:
         return {f"/{HEALTH_SERVICE}/Watch": self._watch, **reflection}
 
     async def _check(self, data: bytes, context: Context) -> bytes:
-        answer = await self._health.Check(health_pb2.HealthCheckRequest.FromString(data), _Refusing())
+        answer = await self._health.Check(_parse(health_pb2.HealthCheckRequest, data), _Refusing())
         encoded: bytes = answer.SerializeToString()
         return encoded
 
     async def _watch(self, messages: Messages, write: Write) -> None:
-        request = health_pb2.HealthCheckRequest.FromString(await messages.only())
+        request = _parse(health_pb2.HealthCheckRequest, await messages.only())
         await self._health.Watch(request, _Writing(write))
 
     async def _reflect(self, messages: Messages, write: Write) -> None:
@@ -75,7 +76,7 @@ class Infrastructure:
 
         async def requests() -> AsyncIterator[Any]:
             while (data := await messages.read()) is not None:
-                yield reflection_pb2.ServerReflectionRequest.FromString(data)
+                yield _parse(reflection_pb2.ServerReflectionRequest, data)
 
         async for response in self._reflection.ServerReflectionInfo(requests(), None):
             await write(response.SerializeToString())
@@ -83,6 +84,13 @@ class Infrastructure:
     async def _set(self, status: Any) -> None:
         for service in ("", *self._services):
             await self._health.set(service, status)
+
+
+def _parse(kind: Any, data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise errors.invalid("The request is not a valid message.") from None
 
 
 class _Refusing:

@@ -313,6 +313,7 @@ async def test_what_is_no_grpc_is_cut_off(
     [
         ("GET", b"application/grpc", True),
         ("POST", b"application/json", True),
+        ("POST", b"application/grpc-web+proto", True),
         ("POST", b"", True),
         ("POST", b"application/grpc", False),
     ],

@@ -40,6 +40,13 @@ def test_deadlines_that_are_none_are_refused(value: bytes) -> None:
     assert refused(error) == (errors.INTERNAL, "malformed grpc-timeout")
 
 
+@pytest.mark.parametrize(
+    "value", [b"application/grpc", b"application/grpc+proto", b"Application/gRPC;charset=utf-8"]
+)
+def test_requests_of_grpc_are_known_by_their_content_type(value: bytes) -> None:
+    assert grpc_wire.is_content_type(value)
+
+
 def test_message_is_framed() -> None:
     framed = grpc_wire.frame(b"x" * 258)
     assert framed[:5] == b"\0\0\0\1\2"

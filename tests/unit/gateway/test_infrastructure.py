@@ -93,6 +93,19 @@ async def test_reflection_describes_the_api(channel: grpc.aio.Channel) -> None:
     assert len(response.file_descriptor_response.file_descriptor_proto) > 0
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        "grpc.health.v1.Health/Check",
+        "grpc.health.v1.Health/Watch",
+        "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    ],
+)
+async def test_bytes_that_are_no_message_are_refused(channel: grpc.aio.Channel, method: str) -> None:
+    call = channel.stream_stream(f"/{method}")(iter([b"\xff"]), timeout=20)
+    assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_reflection_costs_nothing_until_it_is_used() -> None:
     code = "import gateway.infrastructure, sys; sys.exit('grpc_reflection.v1alpha' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
