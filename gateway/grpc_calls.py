@@ -36,8 +36,6 @@ _START: Final[Event] = {
     "trailers": True,
 }
 _OK: Final[Event] = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
-_STREAM_AHEAD: Final = 8
-"""Parts of a stream's messages that are received before they are read."""
 _PATH_SHOWN: Final = 300
 _LATE: Final = ApiError(errors.DEADLINE_EXCEEDED, "The call's deadline has passed.")
 
@@ -127,16 +125,15 @@ class Messages:
 
 
 class _Watch:
-    """Ends a call's task before it is done: when the client goes away, or its deadline has passed."""
+    """Ends a call's task before it is done, and knows why."""
 
-    __slots__ = ("_gone", "_loop", "_task", "_timer", "ended", "failure")
+    __slots__ = ("_loop", "_task", "_timer", "ended", "failure")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         task = asyncio.current_task(loop)
         assert task is not None
         self._loop = loop
         self._task = task
-        self._gone: asyncio.Future[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.ended = False
         self.failure: ApiError | None = None
@@ -145,13 +142,8 @@ class _Watch:
         """End the task after so many seconds."""
         self._timer = self._loop.call_later(timeout_s, self.end, _LATE)
 
-    def client(self, gone: asyncio.Future[Any]) -> None:
-        """End the task when this is done, which says that the client has left."""
-        self._gone = gone
-        gone.add_done_callback(self._leave)
-
-    def end(self, failure: ApiError | None) -> None:
-        """End the task; the client is told of the failure, if there is one to tell."""
+    def end(self, failure: ApiError) -> None:
+        """End the task; the client is told of the failure."""
         if not self.ended:
             self.ended, self.failure = True, failure
             self._task.cancel()
@@ -160,22 +152,16 @@ class _Watch:
         """Leave the task alone."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._gone is not None:
-            self._gone.remove_done_callback(self._leave)
-            self._gone.cancel()
         if self.ended:
             self._task.uncancel()
         self.ended = True
-
-    def _leave(self, gone: asyncio.Future[Any]) -> None:
-        self.end(None)
 
 
 class Calls:
     """An ASGI application that answers calls, by the paths of their methods.
 
-    `unary` methods take one message and answer with one; `streams` read and write as they like. To be made on the
-    loop that serves it.
+    `unary` methods take one message and answer with one; `streams` read and write as they like. h2corn cancels a call
+    whose client leaves. To be made on the loop that serves it.
     """
 
     def __init__(self, unary: Mapping[str, Unary], streams: Mapping[str, Stream]) -> None:
@@ -213,9 +199,7 @@ class Calls:
                 watch.deadline(call.timeout_s)
             unary = self._unary.get(path)
             if unary is not None:
-                request = await Messages(receive, call.encoding).only()
-                watch.client(asyncio.ensure_future(receive()))
-                answer = await unary(request, call)
+                answer = await unary(await Messages(receive, call.encoding).only(), call)
             else:
                 await self._stream(path, call, watch, receive, response)
         except ApiError as error:
@@ -223,11 +207,9 @@ class Calls:
         except ClientLeftError:
             return
         except asyncio.CancelledError:
-            if not watch.ended:
+            if watch.failure is None:  # by h2corn, as the client has left
                 raise
             failure = watch.failure
-            if failure is None:
-                return
         except Exception:
             _log.exception("a call failed", method=path[:_PATH_SHOWN])
             failure = ApiError(errors.INTERNAL, "The server failed on this request; its log has the reason.")
@@ -244,18 +226,9 @@ class Calls:
         stream = self._streams.get(path)
         if stream is None:
             raise self._unknown(path)
-        ahead: asyncio.Queue[Event] = asyncio.Queue(_STREAM_AHEAD)
-
-        async def receive_all() -> None:
-            event = await receive()
-            while event["type"] == "http.request":
-                await ahead.put(event)
-                event = await receive()
-
-        watch.client(asyncio.create_task(receive_all()))
         self._streaming.add(watch)
         try:
-            await stream(Messages(ahead.get, call.encoding), response.write)
+            await stream(Messages(receive, call.encoding), response.write)
         finally:
             self._streaming.discard(watch)
 
@@ -291,13 +264,17 @@ class _Response:
 
     async def end(self, failure: ApiError | None) -> None:
         """Send the status, of a failure if there is one."""
-        await self._start()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-        if failure is None:
-            await self._send(_OK)
-        else:
+        trailers = _OK["headers"]
+        if failure is not None:
             trailers = grpc_wire.trailers(failure.code, failure.message, failure.status)
+        if self._started:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             await self._send({"type": "http.response.trailers", "headers": trailers})
+        else:  # nothing but trailers: clients try again by themselves only what has not begun
+            await self._send(
+                {"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *trailers]}
+            )
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _start(self) -> None:
         if not self._started:

@@ -7,6 +7,7 @@ import contextlib
 import socket
 from typing import Final, Literal
 
+import structlog
 from h2corn import Config, Server
 
 from gateway.grpc_calls import Calls
@@ -21,8 +22,15 @@ _KEEPALIVE: Final = (
     ("TCP_KEEPIDLE", socket.IPPROTO_TCP, 60),
     ("TCP_KEEPINTVL", socket.IPPROTO_TCP, 5),
     ("TCP_KEEPCNT", socket.IPPROTO_TCP, 3),
+    ("TCP_USER_TIMEOUT", socket.IPPROTO_TCP, 75_000),
 )
-"""Finds out about clients that vanished, so that their polls end. Connections have it from the listening socket."""
+"""Finds out within 75 s about clients that vanished, so that their polls end, whether or not something was sent to
+them. Connections have it from the listening socket."""
+
+_HEADERS_MAX_BYTES: Final = 65_536
+"""Of a call, once unpacked: a few bytes on the wire may stand for very many."""
+
+_log = structlog.get_logger(__name__)
 
 
 class GrpcServer:
@@ -54,8 +62,14 @@ class GrpcServer:
             self._server = Server(self._calls, self._config(sockets))
             self._serving = asyncio.create_task(self._server.serve())
             started = asyncio.create_task(self._server.wait_started())
-            await asyncio.wait((self._serving, started), return_when=asyncio.FIRST_COMPLETED)
-            await started  # h2corn has sockets of its own from here on
+            try:
+                await asyncio.wait((self._serving, started), return_when=asyncio.FIRST_COMPLETED)
+                await (started if started.done() else self._serving)
+            except BaseException:
+                started.cancel()
+                await self.stop()
+                raise
+            # h2corn has sockets of its own from here on.
             port: int = sockets[0].getsockname()[1]
             return port
 
@@ -66,10 +80,12 @@ class GrpcServer:
             self._server = self._serving = None
             self._calls.end_streams()
             server.shutdown()
-            await serving
+            (failure,) = await asyncio.gather(serving, return_exceptions=True)
+            if failure is not None:
+                _log.warning("the HTTP/2 server did not stop in order", reason=str(failure))
 
     def _config(self, sockets: list[socket.socket]) -> Config:
-        """h2corn's settings: for gRPC alone, and with no limits but the gateway's own."""
+        """h2corn's settings: for gRPC alone, and with no limits of its own where it can be without."""
         return Config(
             bind=tuple(f"fd://{listening.fileno()}" for listening in sockets),
             lifespan="off",
@@ -80,6 +96,8 @@ class GrpcServer:
             date_header=False,
             runtime_threads=1,
             max_concurrent_streams=_MAX_STREAMS,
+            h2_max_header_list_size=_HEADERS_MAX_BYTES,
+            limit_request_fields=0,
             timeout_keep_alive=0.0,
             timeout_graceful_shutdown=_LAST_CALLS_S,
         )

@@ -177,12 +177,11 @@ class Gateway:
         return operation
 
     def _serve_unimplemented(self, method: Method) -> Unary:
-        failure = errors.unimplemented(f"This server does not support {method.name}.")
-
         async def serve(data: bytes, context: Call) -> bytes:
             operation = self._metrics.operation(method.name, "")
             operation.end(operation.begin())
-            raise _failed(operation, failure)
+            # A new one each time: an error that was raised holds on to all it went through.
+            raise _failed(operation, errors.unimplemented(f"This server does not support {method.name}."))
 
         return serve
 

@@ -6,10 +6,7 @@ from server.errors import StartupError
 
 
 def check_port(name: str, ip: str, port: int) -> None:
-    """Returns if ``ip`` and ``port`` can be listened on. Raises :class:`StartupError`.
-
-    gRPC's own attempt says less, and only in its log.
-    """
+    """Returns if ``ip`` and ``port`` can be listened on. Raises :class:`StartupError`."""
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # As the server itself does, so that connections that still linger do not count.

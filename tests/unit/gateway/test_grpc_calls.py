@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 from collections.abc import AsyncIterator, Iterable
@@ -29,13 +30,14 @@ class Service:
     def __init__(self) -> None:
         self.arrived = asyncio.Event()
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.waiting = 0
+        self.waiting = self.failures = 0
         self.go = asyncio.Event()
 
     async def echo(self, request: bytes, call: Call) -> bytes:
         return request
 
     async def fail(self, request: bytes, call: Call) -> bytes:
+        self.failures += 1
         raise ApiError(errors.NOT_FOUND, f" {request.decode()} ", b"\0details\xff")
 
     async def crash(self, request: bytes, call: Call) -> bytes:
@@ -221,7 +223,7 @@ async def test_server_tells_of_a_deadline_that_has_passed(service: Service) -> N
 
     scope = request_to("wait", (b"grpc-timeout", b"1m"))
     await Calls({"/t.S/wait": service.wait}, {})(scope, receive, keep)
-    assert dict(sent[-1]["headers"])[b"grpc-status"] == b"4"
+    assert dict(sent[0]["headers"])[b"grpc-status"] == b"4"
 
 
 async def test_client_that_cancels_ends_the_method(channel: grpc.aio.Channel, service: Service) -> None:
@@ -246,6 +248,94 @@ async def test_connection_that_closes_ends_the_method(
 async def test_many_calls_wait_on_one_connection(channel: grpc.aio.Channel) -> None:
     number = str(STREAMS).encode()
     assert set(await asyncio.gather(*(call(channel, "together", number) for _ in range(STREAMS)))) == {b""}
+
+
+async def test_client_that_cancels_very_many_calls_goes_on(
+    server: tuple[GrpcServer, int], service: Service
+) -> None:
+    """h2corn takes more than some 200 in 10 s for an attack and ends the connection; clients make another."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server[1]}", options=options) as channel:
+        waiting = [call(channel, "together", b"0") for _ in range(STREAMS)]
+        while service.waiting < STREAMS:  # noqa: ASYNC110 (calls of the server reach it)
+            await asyncio.sleep(0.01)
+        for one in waiting:
+            one.cancel()
+        assert await call(channel, "echo", b"next", wait_for_ready=True) == b"next"
+    server_side = asyncio.all_tasks() - {asyncio.current_task()}
+    assert len(server_side) < STREAMS
+
+
+async def test_clients_try_again_what_has_not_begun(server: tuple[GrpcServer, int], service: Service) -> None:
+    retry = {
+        "maxAttempts": 4,
+        "initialBackoff": "0.01s",
+        "maxBackoff": "0.01s",
+        "backoffMultiplier": 1,
+        "retryableStatusCodes": ["NOT_FOUND"],
+    }
+    config = json.dumps({"methodConfig": [{"name": [{"service": "t.S"}], "retryPolicy": retry}]})
+    options = [("grpc.service_config", config)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server[1]}", options=options) as channel:
+        await refusal(call(channel, "fail", b""))
+    assert service.failures == 4
+
+
+async def test_headers_are_bounded(channel: grpc.aio.Channel) -> None:
+    many = tuple((f"header-{number}", "value") for number in range(300))
+    assert b"header-299" in await call(channel, "headers", metadata=many)
+    code, _ = await refusal(call(channel, "headers", metadata=(("large", "x" * 70_000),)))
+    assert code != grpc.StatusCode.OK
+    assert await call(channel, "echo", b"next") == b"next"
+
+
+async def test_deadline_ends_a_stream(channel: grpc.aio.Channel, service: Service) -> None:
+    watch = channel.unary_stream("/t.S/watch")(b"first", timeout=0.5)
+    await watch.read()
+    assert await watch.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert await asyncio.wait_for(service.ended, 20) == "cancelled"
+
+
+async def test_stop_ends_calls_that_go_on(
+    server: tuple[GrpcServer, int], channel: grpc.aio.Channel, service: Service
+) -> None:
+    waiting = call(channel, "wait")
+    await asyncio.wait_for(service.arrived.wait(), 20)
+    await server[0].stop()
+    assert (await refusal(waiting))[0] == grpc.StatusCode.UNAVAILABLE
+    assert await service.ended == "cancelled"
+    await server[0].stop()
+
+
+async def test_server_that_cannot_start_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = GrpcServer(Calls({}, {}))
+
+    async def fail(self: object) -> None:
+        raise ValueError("as asked")
+
+    before = asyncio.all_tasks()
+    with monkeypatch.context() as patched:
+        patched.setattr("h2corn.Server.serve", fail)
+        with pytest.raises((ValueError, asyncio.CancelledError, RuntimeError)):
+            await asyncio.wait_for(server.start("127.0.0.1:0"), 20)
+    await server.stop()
+    assert asyncio.all_tasks() == before
+    port = await server.start("127.0.0.1:0")
+    with pytest.raises(OSError, match="cannot listen at"):
+        await GrpcServer(Calls({}, {})).start(f"127.0.0.1:{port}")
+    await server.stop()
+
+
+async def test_server_that_is_cancelled_while_it_starts_leaves_nothing_behind() -> None:
+    server = GrpcServer(Calls({}, {}))
+    before = asyncio.all_tasks()
+    starting = asyncio.create_task(server.start("127.0.0.1:0"))
+    await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await server.stop()
+    assert asyncio.all_tasks() == before
 
 
 async def test_streams_go_both_ways(channel: grpc.aio.Channel) -> None:
@@ -348,7 +438,7 @@ async def test_broken_messages_are_refused(service: Service, body: bytes) -> Non
         return {"type": "http.request", "body": body, "more_body": False}
 
     await Calls({"/t.S/echo": service.echo}, {})(request_to("echo"), receive, keep)
-    assert dict(sent[-1]["headers"])[b"grpc-status"] == b"13"
+    assert dict(sent[0]["headers"])[b"grpc-status"] == b"13"
 
 
 async def test_messages_come_in_any_pieces(service: Service) -> None:

@@ -32,7 +32,9 @@ from temporalio.api.workflowservice.v1 import (
     TerminateWorkflowExecutionRequest,
 )
 
-from gateway.methods import SERVICES
+from gateway.errors import ApiError
+from gateway.grpc_calls import Call
+from gateway.methods import SERVICES, table
 from gateway.metrics import Registry
 from gateway.server import Gateway
 from gateway.service_metrics import ServiceMetrics
@@ -71,6 +73,16 @@ async def test_method_without_a_handler_says_so(served: Served) -> None:
         grpc.StatusCode.UNIMPLEMENTED,
         "This server does not support CreateSchedule.",
     )
+
+
+async def test_refusals_of_methods_without_a_handler_hold_on_to_nothing(served: Served) -> None:
+    method = next(m for m in table(served.gateway._handlers) if m.name == "CreateSchedule")
+    serve, raised = served.gateway._serve(method), []
+    for _ in range(2):
+        with pytest.raises(ApiError) as error:
+            await serve(b"request", Call({}))
+        raised.append(error.value)
+    assert raised[0] is not raised[1]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
