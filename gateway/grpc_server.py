@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from typing import Final, Literal
 
 import structlog
@@ -37,11 +38,19 @@ class GrpcServer:
     """Serves `calls` until it is stopped.
 
     `shares_port` lets other processes listen at the same address; `log_form` is for what h2corn writes to standard
-    error: where it listens, and what it did not expect.
+    error: where it listens, and what it did not expect. `on_failure` is told when it ends without having been stopped.
     """
 
-    def __init__(self, calls: Calls, *, shares_port: bool = False, log_form: LogForm = "text") -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        *,
+        shares_port: bool = False,
+        log_form: LogForm = "text",
+        on_failure: Callable[[BaseException], None] = lambda reason: None,
+    ) -> None:
         self._calls = calls
+        self._on_failure = on_failure
         self._shares_port = shares_port
         self._log_form: LogForm = log_form
         self._server: Server | None = None
@@ -69,6 +78,7 @@ class GrpcServer:
                 started.cancel()
                 await self.stop()
                 raise
+            self._serving.add_done_callback(self._ended)
             # h2corn has sockets of its own from here on.
             port: int = sockets[0].getsockname()[1]
             return port
@@ -83,6 +93,11 @@ class GrpcServer:
             (failure,) = await asyncio.gather(serving, return_exceptions=True)
             if failure is not None:
                 _log.warning("the HTTP/2 server did not stop in order", reason=str(failure))
+
+    def _ended(self, serving: asyncio.Task[None]) -> None:
+        if serving is self._serving:
+            reason = "was cancelled" if serving.cancelled() else serving.exception() or "stopped"
+            self._on_failure(RuntimeError(f"the HTTP/2 server ended: {reason}"))
 
     def _config(self, sockets: list[socket.socket]) -> Config:
         """h2corn's settings: for gRPC alone, and with no limits of its own where it can be without."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -43,7 +44,7 @@ class Gateway:
 
     `limits` bound requests, `metrics` count them; `name` tells this gateway from others of the same engine.
     `shares_port` lets other processes listen at the same address, else a port that is taken is an error.
-    `log_form` is for what its HTTP/2 server writes to standard error.
+    `log_form` is for what its HTTP/2 server writes to standard error; `on_failure` is told when that ends by itself.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Gateway:
         *,
         shares_port: bool = False,
         log_form: LogForm = "text",
+        on_failure: Callable[[BaseException], None] = lambda reason: None,
     ) -> None:
         self._backend = backend = Backend(engine, limits, name)
         self._metrics = metrics
@@ -79,7 +81,7 @@ class Gateway:
         self._infrastructure = Infrastructure([service.full_name for service in SERVICES])
         unary = {method.path: self._serve(method) for method in table(self._handlers)}
         calls = Calls({**unary, **self._infrastructure.unary}, self._infrastructure.streams)
-        self._server = GrpcServer(calls, shares_port=shares_port, log_form=log_form)
+        self._server = GrpcServer(calls, shares_port=shares_port, log_form=log_form, on_failure=on_failure)
 
     async def start(self, address: str) -> int:
         """Take calls at `address` (host:port, port 0 for a free one). Returns the port.

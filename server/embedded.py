@@ -63,9 +63,14 @@ async def start_embedded(
 ) -> EmbeddedServer:
     """Starts the embedded server over ``path``. Raises :class:`StartupError`."""
     failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+    def fail(reason: BaseException) -> None:
+        if not failure.done():
+            failure.set_result(reason)
+
     metrics = ServiceMetrics(registry, metadata.version("odradek-server"))
     try:
-        engine = EmbeddedEngine(path, on_failure=failure.set_result, on_visible=partial(count_close, metrics))
+        engine = EmbeddedEngine(path, on_failure=fail, on_visible=partial(count_close, metrics))
     except DatabaseError as error:
         raise StartupError(str(error)) from None
     except StorageError as error:
@@ -81,7 +86,9 @@ async def start_embedded(
             raise StartupError(_damaged(path, error)) from error
         queues = engine.partitions[TASKS].tables[QUEUES.name]
         metrics.add_backlogs(partial(backlogs, queues))
-        gateway = Gateway(engine, engine.visibility_store, limits, metrics, GATEWAY, log_form=log_form())
+        gateway = Gateway(
+            engine, engine.visibility_store, limits, metrics, GATEWAY, log_form=log_form(), on_failure=fail
+        )
         try:
             port = await gateway.start(address(settings.ip, settings.port))
         except OSError as error:

@@ -269,6 +269,7 @@ class MemberProcess:
             engine.address,
             shares_port=settings.processes > 1,
             log_form=log_form(),
+            on_failure=self._fail,
         )
         self._stack.push_async_callback(gateway.stop)
         cluster_metrics.add_gateway(self._metrics, engine, gateway)

@@ -338,6 +338,22 @@ async def test_server_that_is_cancelled_while_it_starts_leaves_nothing_behind() 
     assert asyncio.all_tasks() == before
 
 
+async def test_end_that_nobody_asked_for_is_told() -> None:
+    told: list[BaseException] = []
+    server = GrpcServer(Calls({}, {}), on_failure=told.append)
+    await server.start("127.0.0.1:0")
+    assert server._server is not None and server._serving is not None
+    server._server.shutdown()
+    await server._serving
+    await asyncio.sleep(0)
+    assert [str(reason) for reason in told] == ["the HTTP/2 server ended: stopped"]
+    await server.stop()
+    again = GrpcServer(Calls({}, {}), on_failure=told.append)
+    await again.start("127.0.0.1:0")
+    await again.stop()
+    assert len(told) == 1
+
+
 async def test_streams_go_both_ways(channel: grpc.aio.Channel) -> None:
     stream = channel.stream_stream("/t.S/each")(timeout=20)
     for message in (b"", b"one", b"z" * 100_000):
