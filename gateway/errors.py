@@ -65,6 +65,16 @@ def invalid(message: str) -> ApiError:
     return ApiError(INVALID_ARGUMENT, message)
 
 
+def no_message() -> ApiError:
+    """INVALID_ARGUMENT, for a request that cannot be decoded."""
+    return invalid("The request is not a valid message.")
+
+
+def failed() -> ApiError:
+    """INTERNAL, for what was not expected and has been logged."""
+    return ApiError(INTERNAL, "The server failed on this request; its log has the reason.")
+
+
 def denied(message: str) -> ApiError:
     """PERMISSION_DENIED, for what is switched off."""
     return detailed(PERMISSION_DENIED, message, PermissionDeniedFailure())

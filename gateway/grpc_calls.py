@@ -212,7 +212,7 @@ class Calls:
             failure = watch.failure
         except Exception:
             _log.exception("a call failed", method=path[:_PATH_SHOWN])
-            failure = ApiError(errors.INTERNAL, "The server failed on this request; its log has the reason.")
+            failure = errors.failed()
         finally:
             watch.close()
         if answer is not None:

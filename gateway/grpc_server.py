@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
 import structlog
-from h2corn import Config, Server
+from h2corn import Config, LogFormat, Server
 
 from gateway.grpc_calls import Calls
-
-LogForm = Literal["text", "json"]
 
 _BACKLOG: Final = 1024
 _LAST_CALLS_S: Final = 1.0
@@ -37,7 +35,7 @@ _log = structlog.get_logger(__name__)
 class GrpcServer:
     """Serves `calls` until it is stopped.
 
-    `shares_port` lets other processes listen at the same address; `log_form` is for what h2corn writes to standard
+    `shares_port` lets other processes listen at the same address; `log_format` is for what h2corn writes to standard
     error: where it listens, and what it did not expect. `on_failure` is told when it ends without having been stopped.
     """
 
@@ -46,13 +44,13 @@ class GrpcServer:
         calls: Calls,
         *,
         shares_port: bool = False,
-        log_form: LogForm = "text",
+        log_format: LogFormat = "text",
         on_failure: Callable[[BaseException], None] = lambda reason: None,
     ) -> None:
         self._calls = calls
         self._on_failure = on_failure
         self._shares_port = shares_port
-        self._log_form: LogForm = log_form
+        self._log_format = log_format
         self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -107,7 +105,7 @@ class GrpcServer:
             http1=False,
             grpc=True,
             access_log=False,
-            log_format=self._log_form,
+            log_format=self._log_format,
             date_header=False,
             runtime_threads=1,
             max_concurrent_streams=_MAX_STREAMS,

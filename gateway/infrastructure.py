@@ -90,7 +90,7 @@ def _parse(kind: Any, data: bytes) -> Any:
     try:
         return kind.FromString(data)
     except DecodeError:
-        raise errors.invalid("The request is not a valid message.") from None
+        raise errors.no_message() from None
 
 
 class _Refusing:

@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 from google.protobuf.message import DecodeError
+from h2corn import LogFormat
 from temporalio.api.common.v1 import GrpcStatus
 from temporalio.api.enums.v1 import ResourceExhaustedCause, ResourceExhaustedScope
 from temporalio.api.errordetails.v1 import ResourceExhaustedFailure
@@ -18,7 +19,7 @@ from gateway.cluster import Cluster
 from gateway.engine import Engine
 from gateway.errors import ApiError
 from gateway.grpc_calls import Call, Calls, Unary
-from gateway.grpc_server import GrpcServer, LogForm
+from gateway.grpc_server import GrpcServer
 from gateway.histories import Histories
 from gateway.infrastructure import Infrastructure
 from gateway.methods import LONG, SERVICES, Handlers, Method, table
@@ -44,7 +45,7 @@ class Gateway:
 
     `limits` bound requests, `metrics` count them; `name` tells this gateway from others of the same engine.
     `shares_port` lets other processes listen at the same address, else a port that is taken is an error.
-    `log_form` is for what its HTTP/2 server writes to standard error; `on_failure` is told when that ends by itself.
+    `log_format` is for what its HTTP/2 server writes to standard error; `on_failure` is told when that ends by itself.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Gateway:
         name: str = "gateway-0",
         *,
         shares_port: bool = False,
-        log_form: LogForm = "text",
+        log_format: LogFormat = "text",
         on_failure: Callable[[BaseException], None] = lambda reason: None,
     ) -> None:
         self._backend = backend = Backend(engine, limits, name)
@@ -81,7 +82,9 @@ class Gateway:
         self._infrastructure = Infrastructure([service.full_name for service in SERVICES])
         unary = {method.path: self._serve(method) for method in table(self._handlers)}
         calls = Calls({**unary, **self._infrastructure.unary}, self._infrastructure.streams)
-        self._server = GrpcServer(calls, shares_port=shares_port, log_form=log_form, on_failure=on_failure)
+        self._server = GrpcServer(
+            calls, shares_port=shares_port, log_format=log_format, on_failure=on_failure
+        )
 
     async def start(self, address: str) -> int:
         """Take calls at `address` (host:port, port 0 for a free one). Returns the port.
@@ -144,7 +147,7 @@ class Gateway:
             started = operation.begin()
             try:
                 if request is None:
-                    raise errors.invalid("The request is not a valid message.")
+                    raise errors.no_message()
                 client_versions.check(context.headers)
                 gate = short if waits_if_asked and not request.wait_new_event else long
                 under_way.enter()
@@ -162,9 +165,7 @@ class Gateway:
                 failure = errors.shutting_down()
             except Exception:
                 _log.exception("a call failed", method=name)
-                failure = ApiError(
-                    errors.INTERNAL, "The server failed on this request; its log has the reason."
-                )
+                failure = errors.failed()
             finally:
                 operation.end(started)
             raise _failed(operation, failure)

@@ -12,7 +12,7 @@ from gateway.server import Gateway
 from gateway.service_metrics import ServiceMetrics
 from server.closes import count_close
 from server.errors import StartupError
-from server.logs import log_form
+from server.logs import log_format
 from server.ports import address
 from server.preparation import prepare
 from server.settings import DevSettings
@@ -87,7 +87,13 @@ async def start_embedded(
         queues = engine.partitions[TASKS].tables[QUEUES.name]
         metrics.add_backlogs(partial(backlogs, queues))
         gateway = Gateway(
-            engine, engine.visibility_store, limits, metrics, GATEWAY, log_form=log_form(), on_failure=fail
+            engine,
+            engine.visibility_store,
+            limits,
+            metrics,
+            GATEWAY,
+            log_format=log_format(),
+            on_failure=fail,
         )
         try:
             port = await gateway.start(address(settings.ip, settings.port))

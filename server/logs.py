@@ -15,13 +15,13 @@ LEVELS: Final = {
     "never": logging.CRITICAL,
 }
 
-Form = Literal["text", "json"]
+LogFormat = Literal["text", "json"]
 """Lines for people, or one object a line."""
 
-_configured: list[Form] = ["text"]
+_configured: list[LogFormat] = ["text"]
 
 
-def configure_logs(level: str, form: Form, stream: TextIO | None = None) -> None:
+def configure_logs(level: str, form: LogFormat, stream: TextIO | None = None) -> None:
     """Sends all logs of the process to ``stream`` (standard error unless given).
 
     ``level`` is a key of :data:`LEVELS`.
@@ -54,8 +54,8 @@ def configure_logs(level: str, form: Form, stream: TextIO | None = None) -> None
     logging.captureWarnings(True)
 
 
-def log_form() -> Form:
-    """The form in which logs are written, for libraries that write theirs themselves."""
+def log_format() -> LogFormat:
+    """The format in which logs are written, for libraries that write theirs themselves."""
     return _configured[0]
 
 

@@ -20,7 +20,7 @@ from gateway.service_metrics import ServiceMetrics
 from server import cluster_metrics
 from server.closes import count_close
 from server.errors import StartupError
-from server.logs import log_form
+from server.logs import log_format
 from server.ports import address
 from server.preparation import prepare
 from server.settings import Settings
@@ -268,7 +268,7 @@ class MemberProcess:
             self._service_metrics,
             engine.address,
             shares_port=settings.processes > 1,
-            log_form=log_form(),
+            log_format=log_format(),
             on_failure=self._fail,
         )
         self._stack.push_async_callback(gateway.stop)

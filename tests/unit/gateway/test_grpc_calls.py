@@ -316,7 +316,7 @@ async def test_server_that_cannot_start_leaves_nothing_behind(monkeypatch: pytes
     before = asyncio.all_tasks()
     with monkeypatch.context() as patched:
         patched.setattr("h2corn.Server.serve", fail)
-        with pytest.raises((ValueError, asyncio.CancelledError, RuntimeError)):
+        with pytest.raises(ValueError, match="as asked"):
             await asyncio.wait_for(server.start("127.0.0.1:0"), 20)
     await server.stop()
     assert asyncio.all_tasks() == before
