@@ -24,7 +24,6 @@ from streams.kafka.groups import group_config
 from streams.kafka.names import Names
 from streams.kafka.outlet import Outlet, SendError
 from streams.kafka.ownership import DeliverLocally, Ownership
-from streams.kafka.pace import Pace
 from streams.kafka.partitions import Partitions
 from streams.kafka.record_deletion import Materialised, RecordDeletion
 from streams.kafka.seats import Seat
@@ -52,11 +51,6 @@ ROLES: Final[Mapping[str, Callable[[], Processor]]] = {
 
 BATCH: Final = 200
 """Records folded before anything else gets its turn."""
-
-BUSY_PER_S: Final = 100
-COMPANY: Final = 1.4
-BURST_S: Final = 0.004
-"""Where so many records a second come, and so many at a time, they are folded in bursts, gathered for so long."""
 
 POLL_MS: Final = 100
 """How long the thread waits at most when nothing comes."""
@@ -140,7 +134,6 @@ class Member:
         self._closing: dict[int, threading.Event] = {}
         self._sweep_at_ms = self._commit_at_ms = self._end_offsets_at_ms = 0
         self._age_ms = settings.checkpoint_age_ms
-        self._pace = Pace(BUSY_PER_S, COMPANY, BURST_S)
         self._thread = threading.Thread(target=self._run, name=role, daemon=True)
 
     # Life
@@ -290,11 +283,8 @@ class Member:
     def _round(self) -> None:
         first = self._consumer.poll(self._wait_ms() / 1000)
         if first is not None:
-            more = self._consumer.consume(BATCH, BURST_S if self._pace.busy else 0)
-            self._take(first)
-            for message in more:
+            for message in (first, *self._consumer.consume(BATCH, 0)):
                 self._take(message)
-            self._pace.note(1 + len(more))
         self._outlet.poll()
         if self._outlet.failure:
             self._begin_again(self._outlet.failure)

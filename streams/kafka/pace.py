@@ -1,7 +1,7 @@
-"""How records and calls come: where they come in company, waiting a moment for more of them saves more than it costs.
+"""How many records and calls come: where many do, waiting a moment for more of them saves more than it costs.
 
-A burst that is handled together shares requests to the brokers, wake-ups of threads, and what the processor's caches
-hold; a single record waits for nothing (decision 0011).
+A burst that is handled together shares requests to the brokers and stores, wake-ups of threads, and what the
+processor's caches hold (decision 0011).
 """
 
 from __future__ import annotations
@@ -14,30 +14,22 @@ LONG_S: Final = 0.25
 
 
 class Pace:
-    """Belongs to one thread. `busy` tells whether at least so many records a second came of late, and at least
-    `company` of them at a time on average. Who waits `gather_s` for more while busy meets more of them at a time by
-    that alone, which does not count.
-    """
+    """Belongs to one thread. `busy` tells whether at least so many records a second came of late."""
 
-    def __init__(self, busy_per_s: float, company: float = 0.0, gather_s: float = 0.0) -> None:
+    def __init__(self, busy_per_s: float) -> None:
         self.busy = False
         self._busy_per_s = busy_per_s
-        self._company = company
-        self._gather_s = gather_s
-        self._count = self._times = 0
+        self._count = 0
         self._since_s = time.monotonic()
 
     def note(self, count: int) -> None:
-        """So many records came at a time."""
+        """So many records came."""
         self._count += count
-        self._times += 1
         now_s = time.monotonic()
         passed_s = now_s - self._since_s
         if passed_s >= WINDOW_S:
-            rate_per_s = self._count / passed_s
-            company = self._company + (self._gather_s * rate_per_s if self.busy else 0.0)
-            self.busy = rate_per_s >= self._busy_per_s and self._count >= company * self._times
-            self._count, self._times, self._since_s = 0, 0, now_s
+            self.busy = self._count / passed_s >= self._busy_per_s
+            self._count, self._since_s = 0, now_s
 
 
 class Calls:
