@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -47,16 +48,21 @@ class Group(msgspec.Struct, frozen=True):
 
 
 def group_config(
-    settings: KafkaSettings, cluster: Cluster, role: str, supported_logic: int | None = None
+    settings: KafkaSettings,
+    cluster: Cluster,
+    role: str,
+    supported_logic: int | None = None,
+    own: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """The configuration of a consumer in the group of a role, cooperative either way. Blocks. Raises ClusterError.
 
-    `supported_logic` is the newest logic version of the member's code, that of this release unless given.
+    `supported_logic` is the newest logic version of the member's code, that of this release unless given;
+    `own` are defaults of this consumer.
     """
     protocol = settings.group_protocol
     if protocol == "auto":
         protocol = "consumer" if cluster.offers_new_groups() else "classic"
-    common = settings.consumer()
+    common = settings.consumer(own)
     config: dict[str, Any] = {
         **common,
         "client.id": client_id(settings, common.get("client.id"), supported_logic),

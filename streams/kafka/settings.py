@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from streams import topology
 from streams.kafka.names import ALL_TOPICS, CHANGELOGS
@@ -13,6 +14,46 @@ from streams.kafka.names import ALL_TOPICS, CHANGELOGS
 RECORD_MAX_BYTES: Final = 8 * 1024 * 1024
 """No record exceeds this; topics, producers and fetchers are set to it (fold.md rule 8)."""
 
+_INSTEAD: Final = {
+    "bootstrap.servers": "brokers",
+    "metadata.broker.list": "brokers",
+    "group.protocol": "group_protocol",
+    "session.timeout.ms": "session_timeout_ms",
+    "transaction.timeout.ms": "transaction_timeout_ms",
+}
+"""Properties of librdkafka that are set by another name."""
+_OWN: Final = frozenset(
+    {
+        "acks",
+        "auto.commit.enable",
+        "auto.offset.reset",
+        "delivery.timeout.ms",
+        "enable.auto.commit",
+        "enable.auto.offset.store",
+        "enable.idempotence",
+        "enable.partition.eof",
+        "group.id",
+        "heartbeat.interval.ms",
+        "isolation.level",
+        "message.timeout.ms",
+        "partition.assignment.strategy",
+        "partitioner",
+        "request.required.acks",
+        "transactional.id",
+    }
+)
+"""Those that keep records from being lost, doubled or passed over (fold.md rules 3, 11 and 15): not to be set."""
+
+
+def _settable(name: str) -> str:
+    if name in _INSTEAD:
+        raise ValueError(f"it is set by kafka.{_INSTEAD[name]}")
+    if name in _OWN:
+        raise ValueError("it is the engine's own and cannot be set")
+    return name
+
+
+_Properties = dict[Annotated[str, AfterValidator(_settable)], str]
 _Count = Annotated[int, Field(ge=1)]
 _Milliseconds = Annotated[int, Field(ge=1)]
 
@@ -33,7 +74,7 @@ class KafkaSettings(_Section):
     """The cluster, the topics, and how owners work on them.
 
     `properties` go to every librdkafka client as they are (security, addresses); `producer_properties` and
-    `consumer_properties` to those alone. `topics` are by name without prefix.
+    `consumer_properties` to those alone; what is the engine's own is refused. `topics` are by name without prefix.
     """
 
     brokers: str = "127.0.0.1:9092"
@@ -41,9 +82,9 @@ class KafkaSettings(_Section):
     partitions: _Count = 8
     replication: _Count = 3
     topics: dict[str, TopicSettings] = {}
-    properties: dict[str, str] = {}
-    producer_properties: dict[str, str] = {}
-    consumer_properties: dict[str, str] = {}
+    properties: _Properties = {}
+    producer_properties: _Properties = {}
+    consumer_properties: _Properties = {}
     state_directory: Path = Path("odradek-state")
     member_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*$", max_length=150)] = ""
     """What this process is called in its groups, start after start; empty: the host's name and the process id."""
@@ -125,8 +166,11 @@ class KafkaSettings(_Section):
             "message.timeout.ms": 0,
         }
 
-    def consumer(self) -> dict[str, str | int | float | bool]:
-        """What a consumer gets: no offset is ever guessed (rule 3), none stored on its own."""
+    def consumer(self, own: Mapping[str, int] | None = None) -> dict[str, str | int | float | bool]:
+        """What a consumer gets: no offset is ever guessed (rule 3), none stored on its own.
+
+        `own` are defaults of this consumer, which `consumer_properties` go before as before all others.
+        """
         return {
             **self.client(),
             # A partition that is assigned waits for so long to be read; every wait that ends empty costs a request.
@@ -138,6 +182,7 @@ class KafkaSettings(_Section):
             "message.max.bytes": RECORD_MAX_BYTES,
             "fetch.message.max.bytes": RECORD_MAX_BYTES,
             "fetch.max.bytes": 4 * RECORD_MAX_BYTES,
+            **(own or {}),
             **self.consumer_properties,
             "auto.offset.reset": "error",
             "enable.auto.commit": False,

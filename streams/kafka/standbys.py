@@ -224,8 +224,7 @@ class Standbys:
         if self._consumer is None:
             self._consumer = Consumer(
                 {
-                    **self._settings.consumer(),
-                    "fetch.wait.max.ms": 500,
+                    **self._settings.consumer({"fetch.wait.max.ms": 500}),
                     "group.id": f"{self._group}-standby",  # required, and never joined
                     "isolation.level": "read_committed",
                     "enable.partition.eof": True,

@@ -49,10 +49,8 @@ class Tail:
         self._name = name
         self._consumer = Consumer(
             {
-                **settings.consumer(),
                 # Which partitions it reads never changes, so that nothing waits for a fetch to return; the end does.
-                **({"fetch.wait.max.ms": 500} if at_end is None else {}),
-                **settings.consumer_properties,
+                **settings.consumer({"fetch.wait.max.ms": 500} if at_end is None else None),
                 # Required, and never used: neither subscribed nor committed. Its coordinator is asked for all the same.
                 "group.id": Names(settings.prefix).group(name),
                 "enable.auto.commit": False,

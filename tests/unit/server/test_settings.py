@@ -96,6 +96,30 @@ def test_an_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch, 
     assert message() == f"unknown setting {name} in the environment; the nearest known one is {near}"
 
 
+@pytest.mark.parametrize(
+    ("table", "name", "reason"),
+    [
+        ("properties", "bootstrap.servers", "it is set by kafka.brokers"),
+        ("consumer_properties", "session.timeout.ms", "it is set by kafka.session_timeout_ms"),
+        ("consumer_properties", "enable.auto.commit", "it is the engine's own and cannot be set"),
+        ("consumer_properties", "auto.offset.reset", "it is the engine's own and cannot be set"),
+        ("producer_properties", "acks", "it is the engine's own and cannot be set"),
+    ],
+)
+def test_a_property_of_kafka_that_is_not_for_settings_is_refused(
+    tmp_path: Path, table: str, name: str, reason: str
+) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(f'[kafka.{table}]\n"sasl.password" = "secret"\n"{name}" = "1"\n')
+    assert message(config=config) == f"kafka.{table}.{name} is not valid ('{name}'): {reason}"
+
+
+def test_properties_of_kafka_go_before_every_default_of_a_consumer() -> None:
+    settings = load_settings({"kafka": {"consumer_properties": {"fetch.wait.max.ms": "77"}}}).kafka
+    assert settings.consumer({"fetch.wait.max.ms": 500, "fetch.min.bytes": 9})["fetch.wait.max.ms"] == "77"
+    assert settings.consumer({"fetch.min.bytes": 9})["fetch.min.bytes"] == 9
+
+
 def test_links_that_a_container_platform_sets_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ODRADEK_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("ODRADEK_SERVICE_PORT", "7233")
