@@ -52,17 +52,17 @@ def group_config(
     cluster: Cluster,
     role: str,
     supported_logic: int | None = None,
-    own: Mapping[str, int] | None = None,
+    defaults: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """The configuration of a consumer in the group of a role, cooperative either way. Blocks. Raises ClusterError.
 
     `supported_logic` is the newest logic version of the member's code, that of this release unless given;
-    `own` are defaults of this consumer.
+    `defaults` are those of this consumer.
     """
     protocol = settings.group_protocol
     if protocol == "auto":
         protocol = "consumer" if cluster.offers_new_groups() else "classic"
-    common = settings.consumer(own)
+    common = settings.consumer(defaults)
     config: dict[str, Any] = {
         **common,
         "client.id": client_id(settings, common.get("client.id"), supported_logic),

@@ -135,7 +135,7 @@ class Materializer:
         """Join the group. Blocks for the cluster. Raises ClusterError."""
         role = f"materializer-{self.topic}"
         self._cluster = Cluster(self._settings)
-        self._consumer = Consumer(group_config(self._settings, self._cluster, role, own=FETCHES))
+        self._consumer = Consumer(group_config(self._settings, self._cluster, role, defaults=FETCHES))
         self._consumer.subscribe(
             [self._kafka_topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )

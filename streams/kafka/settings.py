@@ -166,10 +166,10 @@ class KafkaSettings(_Section):
             "message.timeout.ms": 0,
         }
 
-    def consumer(self, own: Mapping[str, int] | None = None) -> dict[str, str | int | float | bool]:
+    def consumer(self, defaults: Mapping[str, int] | None = None) -> dict[str, str | int | float | bool]:
         """What a consumer gets: no offset is ever guessed (rule 3), none stored on its own.
 
-        `own` are defaults of this consumer, which `consumer_properties` go before as before all others.
+        `defaults` are those of this consumer; `consumer_properties` go before them as before all others.
         """
         return {
             **self.client(),
@@ -182,7 +182,7 @@ class KafkaSettings(_Section):
             "message.max.bytes": RECORD_MAX_BYTES,
             "fetch.message.max.bytes": RECORD_MAX_BYTES,
             "fetch.max.bytes": 4 * RECORD_MAX_BYTES,
-            **(own or {}),
+            **(defaults or {}),
             **self.consumer_properties,
             "auto.offset.reset": "error",
             "enable.auto.commit": False,

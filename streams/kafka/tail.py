@@ -53,9 +53,6 @@ class Tail:
                 **settings.consumer({"fetch.wait.max.ms": 500} if at_end is None else None),
                 # Required, and never used: neither subscribed nor committed. Its coordinator is asked for all the same.
                 "group.id": Names(settings.prefix).group(name),
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "auto.offset.reset": "error",
                 "isolation.level": "read_uncommitted",
                 "enable.partition.eof": at_end is not None,
             }
